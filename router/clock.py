@@ -1,0 +1,29 @@
+"""The only place that reads a clock.
+
+Deciding code is told the time as an argument. Durations are monotonic seconds; wall time is
+microseconds since the epoch on the fleet's clock (Redis TIME): monotonic + offset, so that a step
+of this machine's wall clock can neither reorder traces nor make a duration negative.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """Monotonic seconds, and fleet wall time derived from them."""
+
+    def __init__(self) -> None:
+        self._offset_s = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def unix_us(self, now: float | None = None) -> int:
+        """Fleet time in microseconds since the epoch, of `now` (monotonic seconds)."""
+        return int(((time.monotonic() if now is None else now) + self._offset_s) * 1e6)
+
+    def synchronise(self, unix_us: int, at: float) -> None:
+        """Take over the store's clock: it said `unix_us` at monotonic second `at`."""
+        self._offset_s = unix_us / 1e6 - at

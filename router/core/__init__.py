@@ -1,0 +1,1 @@
+"""Pure deciding code: no I/O, no clock, no randomness of its own."""

@@ -1,0 +1,137 @@
+"""Every way a request can end badly, with its consequences as data.
+
+One class per cause. `status` and `code` are what the client sees (OpenAI error shape); `outcome`
+is the `error.type` in the trace; `blames_worker` feeds health; `retry_safe` says that nothing was
+sent to the worker or nothing came of it, so another worker may be tried.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from tracking.trace import ErrorType
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+class RouterError(Exception):
+    """Base of all errors that reach a client as an answer."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    outcome: ClassVar[ErrorType | None] = None
+    blames_worker: ClassVar[bool] = False
+    retry_safe: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_seconds: float | None = None
+
+
+class BadRequest(RouterError):
+    status, code, outcome = 400, "bad_request", "bad_request"
+
+
+class InvalidKey(RouterError):
+    status, code = 401, "invalid_api_key"
+
+
+class Forbidden(RouterError):
+    status, code = 403, "forbidden"
+
+
+class NotFound(RouterError):
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(RouterError):
+    status, code = 405, "method_not_allowed"
+
+
+class TooLarge(RouterError):
+    status, code, outcome = 413, "request_too_large", "too_large"
+
+
+class TracingOff(RouterError):
+    status, code = 501, "tracing_disabled"
+
+
+class StoreDown(RouterError):
+    status, code = 503, "trace_store_unavailable"
+
+
+class NoWorker(RouterError):
+    status, code, outcome = 503, "no_available_workers", "no_worker"
+
+
+class QueueFull(RouterError):
+    status, code, outcome = 429, "queue_full", "queue_full"
+
+
+class QueueTimeout(RouterError):
+    status, code, outcome = 408, "queue_timeout", "queue_timeout"
+
+
+class UpstreamError(RouterError):
+    """The worker's side failed. 500 is what sglang-router 0.3.2 clients rely on."""
+
+    status, code, blames_worker = 500, "worker_unreachable", True
+
+
+class ConnectFailed(UpstreamError):
+    """No connection: nothing was sent."""
+
+    code, outcome, retry_safe = "worker_connect_failed", "connect", True
+
+
+class StaleConnection(UpstreamError):
+    """A pooled connection was closed by the worker before any byte of an answer."""
+
+    code, outcome, retry_safe, blames_worker = "worker_closed", "worker_cut", True, False
+
+
+class WorkerCut(UpstreamError):
+    """The worker closed or broke the protocol before its answer was whole."""
+
+    code, outcome, retry_safe = "worker_cut", "worker_cut", True
+
+
+class FirstByteTimeout(UpstreamError):
+    status, code, outcome = 504, "worker_timeout", "first_byte_timeout"
+
+
+class IdleTimeout(UpstreamError):
+    status, code, outcome = 504, "worker_stalled", "idle_timeout"
+
+
+class TotalTimeout(UpstreamError):
+    status, code, outcome, blames_worker = 504, "request_timeout", "total_timeout", False
+
+
+def error_body(
+    status: int, code: str, message: str, *, type: str | None = None, param: str | None = None
+) -> bytes:
+    """The OpenAI error object as JSON bytes."""
+    return msgspec.json.encode(
+        {
+            "error": {
+                "message": message,
+                "type": type or ERROR_TYPES.get(status, "server_error"),
+                "code": code,
+                "param": param,
+            }
+        }
+    )

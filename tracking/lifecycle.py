@@ -1,0 +1,63 @@
+"""The statuses of a request and the only code that changes them.
+
+    queued ──► routed ──► processing ──► completed | failed | cancelled
+      │          │ ▲└──────────────────► failed | cancelled
+      │          └─┘ (retry on another worker)
+      └──► rejected | failed | cancelled
+
+`lost` is written by the store alone, for a request whose router died; it is provisional, so the
+owner's own later record replaces it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tracking.trace import Status, Trace, TraceDetail
+
+NEXT: Final[dict[Status, frozenset[Status]]] = {
+    "queued": frozenset({"routed", "rejected", "failed", "cancelled"}),
+    "routed": frozenset({"routed", "processing", "failed", "cancelled"}),
+    "processing": frozenset({"completed", "failed", "cancelled"}),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+    "rejected": frozenset(),
+    "lost": frozenset(),
+}
+TERMINAL: Final[frozenset[Status]] = frozenset(s for s, after in NEXT.items() if not after)
+
+
+class IllegalTransition(Exception):
+    """A status was asked for that the table does not allow. Always a bug of ours."""
+
+
+class LiveTrace:
+    """A trace while its request runs, owned by the one replica that received the request.
+
+    `arrived_us` is the arrival in microseconds since the epoch on the fleet's clock; it is the
+    score of the record in every index. `revision` counts the changes, so that a store can refuse
+    what is older than what it holds.
+    """
+
+    __slots__ = ("arrived_us", "detail", "revision", "trace")
+
+    def __init__(self, trace: Trace, arrived_us: int) -> None:
+        self.trace = trace
+        self.detail = TraceDetail()
+        self.arrived_us = arrived_us
+        self.revision = 1
+
+    @property
+    def terminal(self) -> bool:
+        return self.trace.status in TERMINAL
+
+    def move(self, status: Status) -> None:
+        """Take the trace to `status`; raises IllegalTransition where the table says no."""
+        if status not in NEXT[self.trace.status]:
+            raise IllegalTransition(f"{self.trace.status} -> {status} ({self.trace.request_id})")
+        self.trace.status = status
+        self.revision += 1
+
+    def __repr__(self) -> str:
+        return f"<LiveTrace {self.trace.request_id} {self.trace.status} r{self.revision}>"
