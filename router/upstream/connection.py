@@ -1,0 +1,297 @@
+"""One HTTP/1.1 connection to a worker.
+
+The library parser (llhttp) does the parsing; this class only turns its callbacks into calls of an
+`AnswerReceiver`, synchronously, inside `data_received`: no task switch and no queue lie between
+the worker's bytes and the client's transport. Payload arrives without its transfer coding, one
+call per read of the socket however many chunks the read held.
+
+What it decides: where an answer begins and ends, whether the connection can be used again, and
+which error a broken one is. What it does not: retries, time limits, anything about the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import httptools
+import msgspec
+
+from router.errors import StaleConnection, UpstreamError, WorkerCut
+
+MAX_HEAD_BYTES = 256 * 1024  # uvicorn and llama.cpp send under 1 KB; beyond this it is no answer
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class AnswerHead(msgspec.Struct):
+    """Status line and header fields of an answer, as they came.
+
+    `content_length` is None where the length is not given up front (chunked, or until close).
+    """
+
+    status: int
+    reason: bytes
+    headers: RawHeaders
+    content_length: int | None
+
+
+class AnswerReceiver(Protocol):
+    """Who a connection reports to while an exchange runs. No method may raise."""
+
+    def interim_received(self, head: AnswerHead) -> None: ...
+
+    def head_received(self, head: AnswerHead) -> None: ...
+
+    def body_received(self, payload: bytes) -> None: ...
+
+    def answer_ended(self, trailers: RawHeaders) -> None: ...
+
+    def answer_broken(self, error: UpstreamError) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Carries one exchange at a time; `receiver` is None while idle."""
+
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_complete",
+        "_content_length",
+        "_discard_after",
+        "_head_bytes",
+        "_head_complete",
+        "_headers",
+        "_interim",
+        "_keep_alive",
+        "_parser",
+        "_payloads",
+        "_reason",
+        "_receiver",
+        "_surplus",
+        "_trailers",
+        "_violation",
+        "closed",
+        "exchanges",
+        "idle_since",
+        "transport",
+        "url",
+    )
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.transport: asyncio.Transport | None = None
+        self.closed = False
+        self.exchanges = 0
+        self.idle_since = 0.0
+        self._receiver: AnswerReceiver | None = None
+        self._discard_after = False
+        self._payloads: list[bytes] = []
+        self._parser: httptools.HttpResponseParser = None  # made with the first exchange
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head_bytes = 0
+        self._head_complete = False
+        self._complete = False
+        self._interim = False
+        self._keep_alive = False
+        self._surplus = False
+        self._violation: str | None = None
+        self._chunked = False
+        self._content_length: int | None = None
+        self._reason = b""
+        self._headers: RawHeaders = []
+        self._trailers: RawHeaders = []
+
+    # -- what the pool and the exchange call ------------------------------------------------
+
+    def send(self, head: bytes, body: bytes, receiver: AnswerReceiver, *, bodiless: bool) -> None:
+        """Start an exchange. `bodiless`: the answer to HEAD has no body whatever its head says."""
+        assert self.transport is not None and self._receiver is None
+        self._receiver = receiver
+        self._bodiless = bodiless
+        self._reset()
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        self.exchanges += 1
+        if len(body) <= 65536:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines([head, body])
+
+    @property
+    def reusable(self) -> bool:
+        """True when the last exchange has ended so cleanly that another may follow."""
+        return (
+            not self.closed
+            and self._receiver is None
+            and not self._discard_after
+            and self.transport is not None
+            and not self.transport.is_closing()
+        )
+
+    def pause(self) -> None:
+        """Stop reading: the client does not keep up."""
+        if self.transport is not None and not self.closed and self.transport.is_reading():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if (
+            self.transport is not None
+            and not self.transport.is_closing()
+            and not self.transport.is_reading()
+        ):
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """End at once; the receiver hears nothing more."""
+        self._receiver = None
+        self.closed = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    # -- asyncio ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:  # a byte nobody asked for: never use this connection again
+            self.abort()
+            return
+        if not self._head_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            # llhttp also complains of bytes behind a whole answer: that answer is still good.
+            if not self._complete:
+                self._violation = self._violation or str(error)
+            self._surplus = True
+        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self._violation = f"a head over {MAX_HEAD_BYTES} bytes"
+        if self._violation is not None:
+            self._relay_payloads()
+            broken = f"worker {self.url} broke the HTTP protocol: {self._violation}"
+            self._break(WorkerCut(broken))
+            return
+        if not self._head_complete:
+            return
+        if self._receiver is None:  # the receiver refused the answer while it was parsed
+            self._payloads.clear()
+            return
+        if self._bodiless and not self._complete:
+            # The answer to HEAD: llhttp waits for a body that will never come. Not reused.
+            self._payloads.clear()
+            self._complete = True
+        self._relay_payloads()
+        if self._complete and self._receiver is not None:
+            self._end()
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.transport = None
+        if self._receiver is None:
+            return
+        until_close = self._head_complete and not self._chunked and self._content_length is None
+        if until_close and exc is None:
+            self._end()
+        elif self._head_bytes == 0 and self.exchanges > 1:
+            self._break(StaleConnection(f"worker {self.url} closed an idle connection"))
+        else:
+            when = "within its answer" if self._head_complete else "before it answered"
+            self._break(WorkerCut(f"worker {self.url} closed the connection {when}"))
+
+    # -- httptools -------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._surplus = True
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_complete:
+            self._trailers.append((name, value))
+            return
+        self._headers.append((name, value))
+        lowered = name.lower()
+        if lowered == b"content-length":
+            self._content_length = int(value)
+        elif lowered == b"transfer-encoding":
+            self._chunked = True
+            if value.lower() != b"chunked":  # without its header the body would be gibberish
+                self._violation = "a transfer coding other than chunked"
+
+    def on_headers_complete(self) -> None:
+        if self._surplus or self._receiver is None:
+            return
+        status: int = self._parser.get_status_code()
+        head = AnswerHead(status, self._reason, self._headers, self._content_length)
+        if 100 <= status < 200 and status != 101:
+            self._interim = True
+            self._receiver.interim_received(head)
+            return
+        if status == 101:
+            self._violation = "it switched protocols unasked"
+        if self._violation is not None:
+            return
+        self._head_complete = True
+        self._receiver.head_received(head)
+
+    def on_body(self, payload: bytes) -> None:
+        if not self._surplus:
+            self._payloads.append(payload)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._reset()
+        elif not self._surplus and self._head_complete:
+            self._complete = True
+            self._keep_alive = self._parser.should_keep_alive()
+
+    # -- ends ------------------------------------------------------------------------------
+
+    def _relay_payloads(self) -> None:
+        payloads = self._payloads
+        if payloads and self._receiver is not None:
+            payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+            payloads.clear()
+            self._receiver.body_received(payload)
+
+    def _end(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        assert receiver is not None
+        transport = self.transport
+        self._discard_after = (
+            transport is None
+            or self._surplus
+            or not self._keep_alive
+            or transport.get_write_buffer_size() > 0  # it answered without reading all we sent
+        )
+        if self._discard_after:
+            self.closed = True
+            if transport is not None:
+                transport.abort()
+        else:
+            self.resume()
+        receiver.answer_ended(self._trailers)
+
+    def _break(self, error: UpstreamError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self.closed = True
+        if self.transport is not None:
+            self.transport.abort()
+        if receiver is not None:
+            receiver.answer_broken(error)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "idle" if self._receiver is None else "busy"
+        return f"<UpstreamConnection {self.url} {state} {self.exchanges} exchanges>"
