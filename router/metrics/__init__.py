@@ -1,0 +1,6 @@
+"""What Prometheus is told. Counting is plain integers; everything else happens at a scrape."""
+
+from router.metrics.exposition import Exposition
+from router.metrics.record import EndedRequest, Metrics, Sources, WorkerSeries
+
+__all__ = ["EndedRequest", "Exposition", "Metrics", "Sources", "WorkerSeries"]

@@ -1,0 +1,227 @@
+"""A scrape: the counts of `Metrics` as Prometheus families, in the format the client asks for.
+
+A scrape changes nothing. Each replica shows its own counts only, so that sums over replicas are
+right.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import exposition as text
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from router.metrics import families as f
+from router.metrics.families import Family
+from router.metrics.histogram import Histogram
+from router.metrics.labels import ENDPOINTS, OTHER, RATE_LIMITED, ROUTED_ERRORS, UNKNOWN, UNREADABLE
+from router.metrics.record import Ending, Metrics, WorkerSeries
+from tracking.trace import NO_NODE, ErrorType
+
+TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_NAME = "application/openmetrics-text"
+OPENMETRICS_TYPE = f"{OPENMETRICS_NAME}; version=1.0.0; charset=utf-8"
+
+# There is one kind of each here; the labels are kept for sglang-router's dashboards.
+ROUTER_TYPE = "http"
+BACKEND_TYPE = "regular"
+CONNECTION_MODE = "http"
+WORKER_TYPE = "regular"
+
+Labels = tuple[str, ...]
+
+
+class Exposition:
+    """`/metrics`, rendered: what `Metrics` counted, and what Python knows of its own process."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(MetricsCollector(metrics))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def render(self, accept: str | None) -> tuple[bytes, str]:
+        """Body and content type: OpenMetrics where `accept` names it, else the text format."""
+        if accept is not None and OPENMETRICS_NAME in accept:
+            body: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return body, OPENMETRICS_TYPE
+        return text.generate_latest(self._registry), TEXT_TYPE
+
+
+class MetricsCollector(Collector):
+    """Turns the counts into families; called by prometheus_client at each scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        yield gauge(f.BUILD_INFO, [((metrics.version,), 1)])
+        yield from self._http()
+        yield from endings(metrics.ended)
+        yield from self._attempts()
+        yield from self._workers()
+        yield from worker_series(list(metrics.series), metrics)
+        yield histogram(f.QUEUE, (((route,), h) for route, h in metrics.queue_waits.items()))
+        yield histogram(f.OVERHEAD, (((route,), h) for route, h in metrics.overheads.items()))
+        yield gauge(f.QUEUED, [((), metrics.sources.queued_requests())])
+        yield from self._store()
+
+    def _http(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        yield counter(f.HTTP_REQUESTS, metrics.received.items())
+        yield histogram(f.HTTP_DURATION, metrics.heads.items())
+        yield gauge(f.HTTP_ACTIVE, [((), metrics.sources.open_requests())])
+
+    def _attempts(self) -> Iterator[Metric]:
+        responses: Counter[Labels] = Counter()
+        errors: Counter[Labels] = Counter()
+        for (http_status, error_type), n in self._metrics.attempts.items():
+            if http_status is not None:
+                responses[ROUTER_TYPE, str(http_status), ""] += n
+            if (error := worker_error(http_status, error_type)) is not None:
+                errors[WORKER_TYPE, CONNECTION_MODE, error] += n
+        yield counter(f.UPSTREAM_RESPONSES, responses.items())
+        yield counter(f.WORKER_ERRORS, errors.items())
+
+    def _workers(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        workers = metrics.sources.workers()
+        label = metrics.worker_label
+        pool = Counter((WORKER_TYPE, CONNECTION_MODE, w.model_id or UNKNOWN) for w in workers)
+        yield gauge(f.POOL_SIZE, pool.items())
+        yield gauge(f.WORKER_ACTIVE, [((label(w),), w.in_flight) for w in workers])
+        yield gauge(f.WORKER_HEALTH, [((label(w),), int(w.healthy)) for w in workers])
+        yield gauge(
+            f.WORKER_INFO, [((w.node_id, label(w), w.model_id or UNKNOWN), 1) for w in workers]
+        )
+        yield counter(
+            f.SELECTIONS,
+            (
+                ((WORKER_TYPE, CONNECTION_MODE, model, policy), n)
+                for (model, policy), n in metrics.selections.items()
+            ),
+        )
+
+    def _store(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        store = metrics.sources.store()
+        if store is None:
+            return
+        yield gauge(f.STORE_UP, [((store.kind,), int(store.state == "up"))])
+        yield gauge(f.BUFFERED, [((), store.buffered)])
+        yield gauge(f.BUFFERED_BYTES, [((), store.buffered_bytes)])
+        yield counter(f.DROPPED, [((), store.dropped)])
+        yield counter(f.FLUSHED, [((), metrics.flushed)])
+        yield histogram(f.FLUSH_SECONDS, [((), metrics.flush_seconds)])
+
+
+def endings(ended: Mapping[Ending, int]) -> Iterator[Metric]:
+    """The metrics that are sums over how requests ended."""
+    responses: Counter[Labels] = Counter()
+    admission: Counter[Labels] = Counter({("allowed",): 0, ("rejected",): 0})
+    routed: Counter[Labels] = Counter()
+    errors: Counter[Labels] = Counter()
+    requests: Counter[Labels] = Counter()
+    for end, n in ended.items():
+        responses[response_labels(end)] += n
+        if end.status is None:
+            continue
+        requests[end.route, end.model, end.status, end.error_type or ""] += n
+        if end.error_type in RATE_LIMITED:
+            admission["rejected",] += n
+        elif end.error_type not in UNREADABLE:
+            admission["allowed",] += n
+            endpoint = ENDPOINTS.get(end.route, OTHER)
+            kind = (ROUTER_TYPE, BACKEND_TYPE, CONNECTION_MODE, end.model, endpoint)
+            routed[*kind, "true" if end.stream else "false"] += n
+            if end.error_type is not None and end.error_type in ROUTED_ERRORS:
+                errors[*kind, ROUTED_ERRORS[end.error_type]] += n
+    yield counter(f.HTTP_RESPONSES, responses.items())
+    yield counter(f.RATE_LIMIT, admission.items())
+    yield counter(f.ROUTER_REQUESTS, routed.items())
+    yield counter(f.ROUTER_ERRORS, errors.items())
+    yield counter(f.REQUESTS, requests.items())
+
+
+def response_labels(end: Ending) -> Labels:
+    if end.http_status is None:
+        return ("499", "client_closed_request")
+    return (str(end.http_status), end.error_code)
+
+
+def worker_error(http_status: int | None, error_type: ErrorType | None) -> str | None:
+    """sglang-router's word for an attempt that failed by the worker's fault, else None."""
+    if error_type is not None and error_type != "worker_status" and error_type in ROUTED_ERRORS:
+        return ROUTED_ERRORS[error_type]
+    if http_status is None or http_status < 500:
+        return None
+    return "timeout" if http_status == 504 else "backend_error"
+
+
+def worker_series(all_series: Sequence[WorkerSeries], metrics: Metrics) -> Iterator[Metric]:
+    """The metrics kept per worker. Names and models are read now: both may change."""
+    who = [(s.worker.node_id, s.worker.model_id or UNKNOWN) for s in all_series]
+    named = list(zip(who, all_series, strict=True))
+    yield histogram(f.TTFT, ((w, s.ttft) for w, s in named))
+    yield histogram(f.GAPS, ((w, s.gaps) for w, s in named))
+    yield histogram(f.ATTEMPT_DURATION, ((w, s.attempt_seconds) for w, s in named))
+    unrouted = [((NO_NODE, UNKNOWN, *key), h) for key, h in metrics.unrouted.items()]
+    routed = [((*w, *key), h) for w, s in named for key, h in s.durations.items()]
+    yield histogram(f.DURATION, unrouted + routed)
+    yield counter(
+        f.DECISIONS, (((*key, w[0]), n) for w, s in named for key, n in s.decisions.items())
+    )
+    yield counter(
+        f.ATTEMPTS,
+        (
+            ((w[0], "" if status is None else str(status), error or ""), n)
+            for w, s in named
+            for (status, error), n in s.attempts.items()
+        ),
+    )
+    yield counter(f.INPUT_TOKENS, ((w, s.input_tokens) for w, s in named))
+    yield counter(f.OUTPUT_TOKENS, ((w, s.output_tokens) for w, s in named))
+    yield counter(f.CACHED_TOKENS, ((w, s.cached_tokens) for w, s in named))
+    yield counter(f.CACHE_KNOWN_TOKENS, ((w, s.cache_known_tokens) for w, s in named))
+
+
+def counter(family: Family, values: Iterable[tuple[Labels, int]]) -> Metric:
+    metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+    for labels, value in values:
+        metric.add_metric(labels, value)
+    return metric
+
+
+def gauge(family: Family, values: Iterable[tuple[Labels, int]]) -> Metric:
+    metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+    for labels, value in values:
+        metric.add_metric(labels, value)
+    return metric
+
+
+def histogram(family: Family, values: Iterable[tuple[Labels, Histogram]]) -> Metric:
+    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    for labels, observed in values:
+        metric.add_metric(labels, cumulated(observed), observed.total)
+    return metric
+
+
+def cumulated(observed: Histogram) -> list[tuple[str, float]]:
+    """Buckets as Prometheus wants them: each holds all below it, the last one everything."""
+    buckets: list[tuple[str, float]] = []
+    so_far = 0
+    for bound, n in zip((*map(repr, observed.bounds), "+Inf"), observed.counts, strict=True):
+        so_far += n
+        buckets.append((bound, so_far))
+    return buckets

@@ -1,0 +1,206 @@
+"""Every metric on one screen: name, type, labels, meaning.
+
+`smg_*` are sglang-router 0.3.2's names, kept where the meaning is the same; `trace_router_*` are
+ours. `docs/metrics.md` repeats this table and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+
+class Family(NamedTuple):
+    """One metric with all its series."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+HTTP_REQUESTS: Final = Family(
+    "smg_http_requests_total", "counter", ("method", "path"), "HTTP requests received, by route."
+)
+HTTP_RESPONSES: Final = Family(
+    "smg_http_responses_total",
+    "counter",
+    ("status_code", "error_code"),
+    "HTTP answers ended; 499 with client_closed_request when the client left before the head.",
+)
+HTTP_DURATION: Final = Family(
+    "smg_http_request_duration_seconds",
+    "histogram",
+    ("method", "path"),
+    "Time from the arrival of a request to the head of its answer.",
+)
+HTTP_ACTIVE: Final = Family(
+    "smg_http_connections_active", "gauge", (), "HTTP requests being answered now."
+)
+RATE_LIMIT: Final = Family(
+    "smg_http_rate_limit_total",
+    "counter",
+    ("result",),
+    "Inference requests that passed admission (allowed) or did not (rejected).",
+)
+ROUTER_REQUESTS: Final = Family(
+    "smg_router_requests_total",
+    "counter",
+    ("router_type", "backend_type", "connection_mode", "model", "endpoint", "streaming"),
+    "Inference requests that passed admission, counted when they end.",
+)
+ROUTER_ERRORS: Final = Family(
+    "smg_router_request_errors_total",
+    "counter",
+    ("router_type", "backend_type", "connection_mode", "model", "endpoint", "error_type"),
+    "Inference requests that passed admission and failed.",
+)
+UPSTREAM_RESPONSES: Final = Family(
+    "smg_router_upstream_responses_total",
+    "counter",
+    ("router_type", "status_code", "error_code"),
+    "Answers of workers, one per attempt; error_code is always empty.",
+)
+POOL_SIZE: Final = Family(
+    "smg_worker_pool_size", "gauge", ("worker_type", "connection_mode", "model"), "Workers known."
+)
+WORKER_ACTIVE: Final = Family(
+    "smg_worker_requests_active",
+    "gauge",
+    ("worker",),
+    "Requests of this replica in flight at the worker.",
+)
+WORKER_HEALTH: Final = Family("smg_worker_health", "gauge", ("worker",), "1 healthy, 0 not.")
+SELECTIONS: Final = Family(
+    "smg_worker_selection_total",
+    "counter",
+    ("worker_type", "connection_mode", "model", "policy"),
+    "Choices of a worker, by the model that worker serves.",
+)
+WORKER_ERRORS: Final = Family(
+    "smg_worker_errors_total",
+    "counter",
+    ("worker_type", "connection_mode", "error_type"),
+    "Attempts that failed by the fault of the worker: a 5xx, no answer, a broken one.",
+)
+
+REQUESTS: Final = Family(
+    "trace_router_requests_total",
+    "counter",
+    ("route", "model", "status", "error_type"),
+    "Inference requests ended, by the terminal status of their trace.",
+)
+DURATION: Final = Family(
+    "trace_router_request_duration_seconds",
+    "histogram",
+    ("node_id", "model", "route", "status"),
+    "Time from the arrival of an inference request to the end of its answer.",
+)
+TTFT: Final = Family(
+    "trace_router_ttft_seconds",
+    "histogram",
+    ("node_id", "model"),
+    "Time from the arrival of a request to the first token of its answer.",
+)
+GAPS: Final = Family(
+    "trace_router_inter_token_seconds",
+    "histogram",
+    ("node_id", "model"),
+    "Time between two events of a stream.",
+)
+QUEUE: Final = Family(
+    "trace_router_queue_seconds",
+    "histogram",
+    ("route",),
+    "Time a request waited for admission in this router.",
+)
+OVERHEAD: Final = Family(
+    "trace_router_overhead_seconds",
+    "histogram",
+    ("route",),
+    "Time the router itself took before it sent a request to a worker, waiting not included.",
+)
+QUEUED: Final = Family(
+    "trace_router_queue_depth", "gauge", (), "Requests waiting for admission now."
+)
+DECISIONS: Final = Family(
+    "trace_router_policy_decisions_total",
+    "counter",
+    ("policy", "reason", "node_id"),
+    "Choices of a worker, by the policy that chose and its reason.",
+)
+ATTEMPTS: Final = Family(
+    "trace_router_attempts_total",
+    "counter",
+    ("node_id", "status_code", "error_type"),
+    "Attempts at a worker ended; status_code is empty when no answer came.",
+)
+ATTEMPT_DURATION: Final = Family(
+    "trace_router_attempt_duration_seconds",
+    "histogram",
+    ("node_id", "model"),
+    "Time from the start of an attempt at a worker to its end.",
+)
+INPUT_TOKENS: Final = Family(
+    "trace_router_input_tokens_total",
+    "counter",
+    ("node_id", "model"),
+    "Input tokens, as reported by the worker.",
+)
+OUTPUT_TOKENS: Final = Family(
+    "trace_router_output_tokens_total",
+    "counter",
+    ("node_id", "model"),
+    "Output tokens, as reported by the worker.",
+)
+CACHED_TOKENS: Final = Family(
+    "trace_router_cached_tokens_total",
+    "counter",
+    ("node_id", "model"),
+    "Input tokens found in the worker's prefix cache, as reported by the worker.",
+)
+CACHE_KNOWN_TOKENS: Final = Family(
+    "trace_router_cache_known_input_tokens_total",
+    "counter",
+    ("node_id", "model"),
+    "Input tokens of requests whose cached tokens are known: what a cache hit rate divides by.",
+)
+WORKER_INFO: Final = Family(
+    "trace_router_worker_info",
+    "gauge",
+    ("node_id", "worker", "model"),
+    "Always 1: joins node_id, worker and model.",
+)
+STORE_UP: Final = Family(
+    "trace_router_store_up", "gauge", ("kind",), "1 when the trace store answers, 0 when not."
+)
+BUFFERED: Final = Family(
+    "trace_router_writer_buffered_records", "gauge", (), "Trace records not yet committed."
+)
+BUFFERED_BYTES: Final = Family(
+    "trace_router_writer_buffered_bytes", "gauge", (), "Size of the records not yet committed."
+)
+FLUSHED: Final = Family(
+    "trace_router_writer_flushed_records_total", "counter", (), "Trace records committed."
+)
+DROPPED: Final = Family(
+    "trace_router_writer_dropped_records_total",
+    "counter",
+    (),
+    "Trace records dropped because the buffer was full.",
+)
+FLUSH_SECONDS: Final = Family(
+    "trace_router_writer_flush_seconds", "histogram", (), "Time to commit one batch of records."
+)
+BUILD_INFO: Final = Family(
+    "trace_router_build_info", "gauge", ("version",), "Always 1: the version that runs."
+)
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    *(HTTP_REQUESTS, HTTP_RESPONSES, HTTP_DURATION, HTTP_ACTIVE, RATE_LIMIT),
+    *(ROUTER_REQUESTS, ROUTER_ERRORS, UPSTREAM_RESPONSES),
+    *(POOL_SIZE, WORKER_ACTIVE, WORKER_HEALTH, SELECTIONS, WORKER_ERRORS),
+    *(REQUESTS, DURATION, TTFT, GAPS, QUEUE, OVERHEAD, QUEUED),
+    *(DECISIONS, ATTEMPTS, ATTEMPT_DURATION),
+    *(INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, CACHE_KNOWN_TOKENS, WORKER_INFO),
+    *(STORE_UP, BUFFERED, BUFFERED_BYTES, FLUSHED, DROPPED, FLUSH_SECONDS, BUILD_INFO),
+)

@@ -1,0 +1,248 @@
+"""What is counted while requests run. Nothing here formats, sums up or does I/O.
+
+The dictionaries are read by `router.metrics.exposition` at a scrape. How a request ended is
+counted once, under everything that describes its end (`Ending`); the metrics that show parts of it
+are sums over these, made at the scrape.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from router.core.worker import Worker
+from router.metrics.histogram import (
+    DURATION_BUCKETS,
+    FLUSH_BUCKETS,
+    GAP_BUCKETS,
+    OVERHEAD_BUCKETS,
+    Histogram,
+    checked_buckets,
+)
+from router.metrics.labels import UNKNOWN, ModelLabels, method_label
+from tracking.trace import ErrorType, Status
+from tracking.view import StoreState
+
+K = TypeVar("K")
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """State that others own, read at each scrape. None of these may do I/O.
+
+    `store` answers None where tracing is off.
+    """
+
+    workers: Callable[[], Sequence[Worker]]
+    open_requests: Callable[[], int]
+    queued_requests: Callable[[], int]
+    store: Callable[[], StoreState | None]
+
+
+class EndedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How a request ended. Durations are None where that point was never reached.
+
+    `route` is the name of a route, never a path as sent. `status` is the terminal status of the
+    trace, None for requests that have none (the router's own endpoints). `series` is that of the
+    last worker chosen. `head_seconds` is the time from arrival to the head of the answer,
+    `overhead_seconds` the router's own time before anything was sent to a worker.
+    """
+
+    route: str
+    method: str
+    duration_seconds: float
+    http_status: int | None
+    error_code: str = ""
+    head_seconds: float | None = None
+    status: Status | None = None
+    error_type: ErrorType | None = None
+    model: str | None = None
+    stream: bool = False
+    series: WorkerSeries | None = None
+    queue_seconds: float | None = None
+    overhead_seconds: float | None = None
+    ttft_seconds: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class Ending(NamedTuple):
+    """One kind of ending; `model` is already a label."""
+
+    route: str
+    model: str
+    stream: bool
+    status: Status | None
+    http_status: int | None
+    error_code: str
+    error_type: ErrorType | None
+
+
+class WorkerSeries:
+    """What is counted of one worker. Take it once, keep it, and drop it with the worker.
+
+    `observe_gap(seconds, count)`: `count` (at least 1) events of a stream came `seconds` after the
+    event before them.
+    """
+
+    __slots__ = (
+        "_all_attempts",
+        "_all_selections",
+        "attempt_seconds",
+        "attempts",
+        "cache_known_tokens",
+        "cached_tokens",
+        "decisions",
+        "durations",
+        "gaps",
+        "input_tokens",
+        "observe_gap",
+        "output_tokens",
+        "ttft",
+        "worker",
+    )
+
+    def __init__(self, worker: Worker, metrics: Metrics) -> None:
+        self.worker = worker
+        self.ttft = Histogram(metrics.duration_buckets)
+        self.gaps = Histogram(GAP_BUCKETS)
+        self.observe_gap = self.gaps.observe_evenly
+        self.attempt_seconds = Histogram(metrics.duration_buckets)
+        self.durations: defaultdict[tuple[str, Status], Histogram] = metrics.histograms()
+        self.decisions: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.attempts: defaultdict[tuple[int | None, ErrorType | None], int] = defaultdict(int)
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.cached_tokens = 0
+        self.cache_known_tokens = 0
+        self._all_attempts = metrics.attempts
+        self._all_selections = metrics.selections
+
+    def chose(self, policy: str, reason: str) -> None:
+        """A policy chose this worker. `reason` is one of the policy's constants."""
+        self.decisions[policy, reason] += 1
+        self._all_selections[self.worker.model_id or UNKNOWN, policy] += 1
+
+    def attempt_ended(
+        self, http_status: int | None, error_type: ErrorType | None, duration_seconds: float
+    ) -> None:
+        """An attempt at this worker is over; `http_status` is None when no answer came."""
+        self.attempts[http_status, error_type] += 1
+        self._all_attempts[http_status, error_type] += 1
+        self.attempt_seconds.observe(duration_seconds)
+
+    def count(self, ended: EndedRequest) -> None:
+        if ended.ttft_seconds is not None:
+            self.ttft.observe(ended.ttft_seconds)
+        if ended.input_tokens is not None:
+            self.input_tokens += ended.input_tokens
+            if ended.cached_tokens is not None:
+                self.cached_tokens += ended.cached_tokens
+                self.cache_known_tokens += ended.input_tokens
+        if ended.output_tokens is not None:
+            self.output_tokens += ended.output_tokens
+
+
+class Metrics:
+    """Everything this replica counts. Cheap enough for every request; never blocks, never raises.
+
+    Raises ValueError for `duration_buckets` (seconds) that do not rise.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        *,
+        version: str,
+        duration_buckets: Iterable[float] = DURATION_BUCKETS,
+        hide_worker_urls: bool = False,
+    ) -> None:
+        self.sources = sources
+        self.version = version
+        self.duration_buckets = checked_buckets(duration_buckets)
+        self.received: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.ended: defaultdict[Ending, int] = defaultdict(int)
+        self.heads: defaultdict[tuple[str, str], Histogram] = self.histograms()
+        self.queue_waits: defaultdict[str, Histogram] = self.histograms()
+        self.overheads: defaultdict[str, Histogram] = defaultdict(
+            lambda: Histogram(OVERHEAD_BUCKETS)
+        )
+        # Durations of requests that no worker was chosen for.
+        self.unrouted: defaultdict[tuple[str, Status], Histogram] = self.histograms()
+        # Kept beside the workers' own, so that they do not fall when a worker is removed.
+        self.selections: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.attempts: defaultdict[tuple[int | None, ErrorType | None], int] = defaultdict(int)
+        self.flushed = 0
+        self.flush_seconds = Histogram(FLUSH_BUCKETS)
+        self._models = ModelLabels()
+        self._series: dict[Worker, WorkerSeries] = {}
+        self._hide_worker_urls = hide_worker_urls
+
+    def histograms(self) -> defaultdict[K, Histogram]:
+        return defaultdict(lambda: Histogram(self.duration_buckets))
+
+    @property
+    def series(self) -> Iterable[WorkerSeries]:
+        return self._series.values()
+
+    def worker(self, worker: Worker) -> WorkerSeries:
+        """The series of a worker, made when first asked for."""
+        series = self._series.get(worker)
+        if series is None:
+            series = self._series[worker] = WorkerSeries(worker, self)
+        return series
+
+    def forget(self, worker: Worker) -> None:
+        """The worker was removed: its series are no longer shown."""
+        self._series.pop(worker, None)
+
+    def worker_label(self, worker: Worker) -> str:
+        """The `worker` label: the URL, or the node's name where URLs are to be hidden."""
+        return worker.node_id if self._hide_worker_urls else worker.url
+
+    def allow_models(self, models: Iterable[str]) -> None:
+        """These model names always get series of their own, whatever clients ask for."""
+        self._models.allow(models)
+
+    def request_received(self, route: str, method: str) -> None:
+        """A request arrived. `route` is the name of a route, never a path as sent."""
+        self.received[method_label(method), route] += 1
+
+    def request_ended(self, ended: EndedRequest) -> None:
+        """A request is over, however it ended. Call it once for each."""
+        status = ended.status
+        route = ended.route
+        model = "" if status is None else self._models.label(ended.model)
+        self.ended[
+            Ending(
+                route,
+                model,
+                ended.stream,
+                status,
+                ended.http_status,
+                ended.error_code,
+                ended.error_type,
+            )
+        ] += 1
+        if ended.head_seconds is not None:
+            self.heads[method_label(ended.method), route].observe(ended.head_seconds)
+        if status is None:
+            return
+        if ended.queue_seconds is not None:
+            self.queue_waits[route].observe(ended.queue_seconds)
+        if ended.overhead_seconds is not None:
+            self.overheads[route].observe(ended.overhead_seconds)
+        series = ended.series
+        if series is None:
+            self.unrouted[route, status].observe(ended.duration_seconds)
+        else:
+            series.durations[route, status].observe(ended.duration_seconds)
+            series.count(ended)
+
+    def flush_observed(self, seconds: float, records: int) -> None:
+        """The trace writer committed `records` records in one call that took `seconds`."""
+        self.flush_seconds.observe(seconds)
+        self.flushed += records
