@@ -247,7 +247,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver.head_received(head)
 
     def on_body(self, payload: bytes) -> None:
-        if not self._surplus:
+        if self._head_complete and not self._surplus:
             self._payloads.append(payload)
 
     def on_message_complete(self) -> None:
