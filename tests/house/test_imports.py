@@ -1,0 +1,191 @@
+"""Imports go one way, deciding code stays pure, and every module stands on its own."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Who may import whom: a module imports from its own line and the lines below it.
+LAYERS: list[set[str]] = [
+    {"router.__main__"},
+    {"router.cli", "router"},
+    {"router.app"},
+    {"router.api"},
+    {"router.fleet", "router.upstream"},
+    {"router.config", "router.metrics", "router.clock", "router.tasks"},
+    {"router.policies"},
+    {"router.core"},
+    {"router.errors"},
+    {"tracking"},
+]
+# Deciding code: it is told the time and given its randomness, and does no I/O.
+PURE = (
+    "router.core",
+    "router.policies",
+    "router.errors",
+    "tracking.lifecycle",
+    "tracking.query",
+    "tracking.trace",
+)
+IMPURE = {
+    *("aiohttp", "asyncio", "datetime", "logging", "prometheus_client", "random", "redis"),
+    *("selectors", "socket", "subprocess", "threading", "time", "uvloop"),
+}
+ALLOWED_NAMES = {
+    ("random", "Random"),  # the type; the instance is passed in
+    ("time", "gmtime"),  # arithmetic on a time that was passed in
+}
+
+
+class Import(NamedTuple):
+    importer: str
+    module: str
+    name: str | None
+    line: int
+
+    def __str__(self) -> str:
+        name = f" ({self.name})" if self.name else ""
+        return f"{self.importer}:{self.line} imports {self.module}{name}"
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in ("router", "tracking"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, alias.name, None, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                if whole in MODULES:
+                    yield Import(module, whole, None, node.lineno)
+                else:
+                    yield Import(module, node.module, alias.name, node.lineno)
+
+
+ALL = [found for module in MODULES for found in imports_of(module)]
+OURS = [found for found in ALL if found.module in MODULES]
+
+
+def layer(module: str) -> tuple[int, str]:
+    """Number of the line `module` is on, and its entry there (the longest that fits)."""
+    fits = [
+        (number, name)
+        for number, names in enumerate(LAYERS)
+        for name in names
+        if module == name or (module.startswith(f"{name}.") and name != "router")
+    ]
+    assert fits, f"{module} has no place in LAYERS: decide who may import it"
+    return max(fits, key=lambda fit: len(fit[1]))
+
+
+def is_pure(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in PURE)
+
+
+def test_the_code_is_found() -> None:
+    assert {"router.errors", "router.core.worker", "tracking.trace"} <= set(MODULES)
+    assert any(found.importer == "router.errors" for found in OURS)
+
+
+def test_imports_only_go_down() -> None:
+    wrong = []
+    for found in OURS:
+        (importer_line, importer_name), (line, name) = layer(found.importer), layer(found.module)
+        if line < importer_line or (line == importer_line and "router" in (importer_name, name)):
+            wrong.append(str(found))
+    assert wrong == []
+
+
+def test_tracking_knows_nothing_of_the_router() -> None:
+    wrong = [
+        str(found)
+        for found in ALL
+        if found.importer.split(".")[0] == "tracking"
+        and found.module.split(".")[0] in ("router", "aiohttp")
+    ]
+    assert wrong == []
+
+
+def test_deciding_code_reads_no_clock_draws_no_lots_and_does_no_io() -> None:
+    wrong = [
+        str(found)
+        for found in ALL
+        if is_pure(found.importer)
+        and found.module.split(".")[0] in IMPURE
+        and (found.module, found.name) not in ALLOWED_NAMES
+    ]
+    assert wrong == []
+
+
+def test_deciding_code_imports_only_deciding_code() -> None:
+    wrong = [str(found) for found in OURS if is_pure(found.importer) and not is_pure(found.module)]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    graph: dict[str, set[str]] = {module: set() for module in MODULES}
+    for found in OURS:
+        graph[found.importer].add(found.module)
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module not in done:
+            for other in sorted(graph[module]):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+ALONE = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+import logging, threading
+assert threading.active_count() == 1, "importing starts a thread"
+assert not logging.root.handlers, "importing sets up logging"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_every_module_can_be_imported_alone_without_a_warning_or_a_side_effect() -> None:
+    def import_alone(module: str) -> str:
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", ALONE, module],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "" if run.returncode == 0 and not run.stdout else run.stdout + run.stderr
+
+    names = [name for name in MODULES if not name.endswith("__main__")]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        answers = dict(zip(names, pool.map(import_alone, names), strict=True))
+    assert {name: answer for name, answer in answers.items() if answer} == {}
