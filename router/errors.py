@@ -121,6 +121,18 @@ class TotalTimeout(UpstreamError):
     status, code, outcome, blames_worker = 504, "request_timeout", "total_timeout", False
 
 
+class ClientGone(RouterError):
+    """The client left before its answer was whole. Nobody reads the status."""
+
+    status, code, outcome = 499, "client_gone", "client_gone"
+
+
+class RouterStopped(RouterError):
+    """We were told to stop, and the request outlived the grace period."""
+
+    status, code, outcome = 503, "router_stopped", "router_lost"
+
+
 def error_body(
     status: int, code: str, message: str, *, type: str | None = None, param: str | None = None
 ) -> bytes:

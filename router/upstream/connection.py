@@ -87,7 +87,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver: AnswerReceiver | None = None
         self._discard_after = False
         self._payloads: list[bytes] = []
-        self._parser: httptools.HttpResponseParser = None  # made with the first exchange
+        self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def _reset(self) -> None:
@@ -112,8 +112,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = receiver
         self._bodiless = bodiless
         self._reset()
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
         self.exchanges += 1
         if len(body) <= 65536:
             self.transport.write(head + body)

@@ -1,0 +1,188 @@
+"""The trace of one request, written down as the request goes.
+
+`Recorder` opens records; a `RequestRecord` turns what happens (routed, answered, broken, gone)
+into fields and statuses of the trace. It does no I/O and never awaits: `put` hands the live trace
+to the tracker's writer, which commits it later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from router.clock import Clock
+from router.core.facts import RequestFacts
+from router.core.usage import AnswerFacts
+from router.core.worker import Worker
+from router.errors import RouterError
+from tracking.lifecycle import LiveTrace
+from tracking.trace import (
+    NO_NODE,
+    NO_WORKER_URL,
+    Attempt,
+    Decision,
+    Status,
+    Trace,
+    TraceError,
+    rfc3339,
+)
+
+PREFIX_HASH_STRIDE = 16  # chained hashes: every 16th block still names the whole prefix before it
+PREFIX_HASH_LIMIT = 64
+
+Put = Callable[[LiveTrace], None]
+
+
+class Opening(msgspec.Struct):
+    """What is known of a request when its head has been read."""
+
+    request_id: str
+    key: str
+    route: str
+    method: str
+    trace_id: str | None
+    session_id: str | None
+    label: str | None
+
+
+class RequestRecord:
+    """One request's trace. Every method takes `now` in monotonic seconds."""
+
+    __slots__ = ("_arrived", "_attempt", "_attempt_started", "_clock", "_put", "live")
+
+    def __init__(self, live: LiveTrace, arrived: float, clock: Clock, put: Put) -> None:
+        self.live = live
+        self._arrived = arrived
+        self._clock = clock
+        self._put = put
+        self._attempt: Attempt | None = None
+        self._attempt_started = 0.0
+        put(live)
+
+    def understood(self, facts: RequestFacts) -> None:
+        """The body has been read."""
+        trace = self.live.trace
+        trace.model = facts.model
+        trace.stream = facts.stream
+        if facts.session_id is not None:
+            trace.session_id = facts.session_id
+        trace.engine_request_id = facts.engine_request_id
+
+    def routed(
+        self,
+        worker: Worker,
+        decision: Decision,
+        *,
+        queue_size: int,
+        predicted_cached_tokens: int | None,
+        predicted_hit_rate: float | None,
+        now: float,
+    ) -> None:
+        """A worker was chosen, for the first or for another attempt."""
+        trace, detail = self.live.trace, self.live.detail
+        trace.node_id = worker.node_id
+        trace.worker_url = worker.url
+        trace.routing_policy = decision.policy
+        trace.queue_size = queue_size
+        trace.predicted_cached_tokens = predicted_cached_tokens
+        trace.cache_hit_rate = predicted_hit_rate
+        trace.cache_source = None if predicted_hit_rate is None else "predicted"
+        if trace.queue_seconds is None:
+            trace.queue_seconds = seconds(now - self._arrived)
+        detail.decision = decision
+        self._attempt_started = now
+        self._attempt = Attempt(
+            node_id=worker.node_id,
+            worker_url=worker.url,
+            started_at=rfc3339(self._clock.unix_us(now)),
+        )
+        detail.attempts.append(self._attempt)
+        self.live.move("routed")
+        self._put(self.live)
+
+    def attempt_ended(self, now: float, http_status: int | None, error: TraceError | None) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.duration_seconds = seconds(now - self._attempt_started)
+            attempt.http_status = http_status
+            attempt.error = error
+
+    def processing(self, http_status: int) -> None:
+        """An answer's head was accepted for relaying."""
+        self.live.trace.http_status = http_status
+        self.live.move("processing")
+        self._put(self.live)
+
+    def answered(self, answer: AnswerFacts, first_byte_at: float | None) -> None:
+        """What the worker's bytes said, as far as they came."""
+        trace = self.live.trace
+        trace.input_tokens = answer.input_tokens
+        trace.output_tokens = answer.output_tokens
+        trace.cached_tokens = answer.cached_tokens
+        trace.engine = answer.engine
+        if answer.engine_request_id is not None:
+            trace.engine_request_id = answer.engine_request_id
+        if trace.stream and first_byte_at is not None:
+            trace.ttft_seconds = seconds(first_byte_at - self._arrived)
+        if answer.cached_tokens is not None and answer.input_tokens:
+            trace.cache_hit_rate = round(min(1.0, answer.cached_tokens / answer.input_tokens), 4)
+            trace.cache_source = "engine"
+
+    def ended(
+        self,
+        status: Status,
+        now: float,
+        *,
+        http_status: int | None = None,
+        error: TraceError | None = None,
+    ) -> None:
+        """The one terminal status. Never awaits; called from `finally`."""
+        trace = self.live.trace
+        if http_status is not None:
+            trace.http_status = http_status
+        trace.error = error
+        trace.duration_seconds = seconds(now - self._arrived)
+        trace.completion_time = rfc3339(self._clock.unix_us(now))
+        self.live.move(status)
+        self._put(self.live)
+
+
+class Recorder:
+    """Opens the record of each request."""
+
+    def __init__(self, put: Put, clock: Clock, router_id: str, policy: str) -> None:
+        self._put = put
+        self._clock = clock
+        self._router_id = router_id
+        self._policy = policy
+
+    def open(self, opening: Opening, arrived: float) -> RequestRecord:
+        arrived_us = self._clock.unix_us(arrived)
+        trace = Trace(
+            request_id=opening.request_id,
+            node_id=NO_NODE,
+            worker_url=NO_WORKER_URL,
+            routing_policy=self._policy,
+            status="queued",
+            timestamp=rfc3339(arrived_us),
+            cache_hit_rate=None,
+            queue_size=0,
+            key=opening.key,
+            route=opening.route,
+            method=opening.method,
+            router_id=self._router_id,
+            trace_id=opening.trace_id,
+            session_id=opening.session_id,
+            label=opening.label,
+        )
+        return RequestRecord(LiveTrace(trace, arrived_us), arrived, self._clock, self._put)
+
+
+def seconds(duration: float) -> float:
+    """Microsecond precision: more digits are noise and bytes."""
+    return round(duration, 6)
+
+
+def trace_error(error: RouterError) -> TraceError:
+    return TraceError(message=error.message, type=error.outcome or "worker_cut")

@@ -1,0 +1,289 @@
+"""One attempt at one worker: its answer, relayed to the client byte by byte as it comes.
+
+An `Exchange` sits between an `UpstreamConnection` and a `ClientStream` and runs inside the
+worker's `data_received`: bytes are written to the client first and looked at afterwards. The
+coroutine that started it sleeps until `done`. An exchange never raises; how it went is in its
+fields:
+
+* `error` is set: the worker's side broke, or a time limit ended it;
+* `refused` is the head of an answer that was not relayed because another attempt is to be made;
+* otherwise the answer was relayed whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from router.core.usage import ResponseScanner
+from router.errors import FirstByteTimeout, IdleTimeout, TotalTimeout, UpstreamError, error_body
+from router.upstream.connection import AnswerHead, RawHeaders, UpstreamConnection
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class ClientStream(Protocol):
+    """What forwarding needs of the client's connection, whichever server it belongs to."""
+
+    @property
+    def writing_paused(self) -> bool: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def attach(self, exchange: Exchange | None) -> None:
+        """From now on `exchange` hears when the client keeps up or does not."""
+        ...
+
+
+class ClientFacts(msgspec.Struct, frozen=True):
+    """What the answer's framing depends on."""
+
+    http11: bool
+    keep_alive: bool
+    head_request: bool
+    accepts_trailers: bool
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Time limits of an exchange in seconds; None is no limit."""
+
+    first_byte_seconds: float | None
+    idle_seconds: float | None
+    total_seconds: float | None
+
+
+class Framing(msgspec.Struct):
+    """How the body reaches the client, decided from both heads."""
+
+    chunked: bool
+    until_close: bool
+    has_body: bool
+
+
+def framing(client: ClientFacts, head: AnswerHead) -> Framing:
+    """A known length stays as it is; otherwise chunks, or until close for HTTP/1.0 (RFC 9112, 6)."""
+    has_body = not client.head_request and head.status not in (204, 304)
+    unknown = has_body and head.content_length is None
+    return Framing(
+        chunked=unknown and client.http11,
+        until_close=unknown and not client.http11,
+        has_body=has_body,
+    )
+
+
+class Exchange:
+    """See the module. `on_head` returns the client's head, or None to refuse the answer."""
+
+    __slots__ = (
+        "_client",
+        "_connection",
+        "_facts",
+        "_framing",
+        "_limits",
+        "_now",
+        "_on_gap",
+        "_on_head",
+        "_paused_since",
+        "arrived",
+        "body_bytes",
+        "done",
+        "error",
+        "first_byte_at",
+        "head",
+        "last_byte_at",
+        "refused",
+        "scanner",
+        "sent_at",
+        "url",
+    )
+
+    def __init__(
+        self,
+        client: ClientStream,
+        facts: ClientFacts,
+        limits: Limits,
+        scanner: ResponseScanner,
+        *,
+        arrived: float,
+        now: Callable[[], float],
+        on_head: Callable[[AnswerHead, Framing], bytes | None],
+        on_gap: Callable[[float, int], None],
+    ) -> None:
+        self._client = client
+        self._facts = facts
+        self._limits = limits
+        self._now = now
+        self._on_head = on_head
+        self._on_gap = on_gap
+        self._connection: UpstreamConnection | None = None
+        self._framing: Framing | None = None
+        self._paused_since: float | None = None
+        self.scanner = scanner
+        self.arrived = arrived
+        self.url = ""
+        self.sent_at = 0.0
+        self.first_byte_at: float | None = None
+        self.last_byte_at = 0.0
+        self.body_bytes = 0
+        self.head: AnswerHead | None = None
+        self.refused: AnswerHead | None = None
+        self.error: UpstreamError | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def begin(self, connection: UpstreamConnection, head: bytes, body: bytes) -> None:
+        """Send the request over `connection`; also again, after a stale connection."""
+        if self.done.done():
+            self.done = asyncio.get_running_loop().create_future()
+            self.error = None
+        self._connection = connection
+        self.url = connection.url
+        self.sent_at = self.last_byte_at = self._now()
+        self._client.attach(self)
+        connection.send(head, body, self, bodiless=self._facts.head_request)
+        if self._client.writing_paused:
+            self.pause()
+
+    # -- the worker's side (AnswerReceiver) ------------------------------------------------
+
+    def interim_received(self, head: AnswerHead) -> None:
+        """RFC 9110, 15.2: pass on what we did not ask for; 100 answers our own server's Expect."""
+        if (
+            self._facts.http11
+            and head.status != 100
+            and not any(b"\n" in v for _, v in head.headers)
+        ):
+            lines = [b"HTTP/1.1 %d %s" % (head.status, head.reason)]
+            lines += [n + b": " + v for n, v in head.headers if n.lower() == b"link"]
+            self._client.write(b"\r\n".join(lines) + b"\r\n\r\n")
+
+    def head_received(self, head: AnswerHead) -> None:
+        self.last_byte_at = self._now()
+        how = framing(self._facts, head)
+        answer = self._on_head(head, how)
+        if answer is None:
+            self.refused = head
+            assert self._connection is not None
+            self._connection.abort()
+            self._finish()
+            return
+        self.head = head
+        self._framing = how
+        self._client.write(answer)
+
+    def body_received(self, payload: bytes) -> None:
+        assert self._framing is not None
+        if self._framing.chunked:
+            self._client.write(b"%x\r\n%b\r\n" % (len(payload), payload))
+        else:
+            self._client.write(payload)
+        now = self._now()
+        self.body_bytes += len(payload)
+        events = self.scanner.feed(payload, now)
+        if self.first_byte_at is None:
+            self.first_byte_at = now
+        elif events:
+            self._on_gap(now - self.last_byte_at, events)
+        self.last_byte_at = now
+
+    def answer_ended(self, trailers: RawHeaders) -> None:
+        assert self._framing is not None
+        if self._framing.chunked:
+            if trailers and self._facts.accepts_trailers:
+                fields = b"".join(
+                    n + b": " + v + b"\r\n" for n, v in trailers if safe_trailer(n, v)
+                )
+                self._client.write(b"0\r\n" + fields + b"\r\n")
+            else:
+                self._client.write(LAST_CHUNK)
+        self._finish()
+
+    def answer_broken(self, error: UpstreamError) -> None:
+        self.error = error
+        self._finish()
+
+    # -- the client's side -----------------------------------------------------------------
+
+    def pause(self) -> None:
+        """The client does not keep up: read no more from the worker."""
+        if self._connection is not None:
+            self._paused_since = self._now()
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._paused_since = None
+            self.last_byte_at = self._now()  # silence while we did not listen is not the worker's
+            self._connection.resume()
+
+    def abort(self) -> None:
+        """The client has gone, or we end it: free the worker at once."""
+        connection, self._connection = self._connection, None
+        self._client.attach(None)
+        if connection is not None and not self.done.done():
+            connection.abort()
+        if not self.done.done():
+            self.done.set_result(None)
+
+    # -- time ------------------------------------------------------------------------------
+
+    def check_limits(self, now: float) -> None:
+        """End the exchange when one of its time limits has passed."""
+        limits = self._limits
+        error: UpstreamError | None = None
+        if limits.total_seconds is not None and now - self.arrived > limits.total_seconds:
+            error = TotalTimeout(f"the request took longer than {limits.total_seconds:g} s")
+        elif self.head is None:
+            limit = limits.first_byte_seconds
+            if limit is not None and now - self.sent_at > limit:
+                error = FirstByteTimeout(f"worker {self.url} did not answer within {limit:g} s")
+        elif self._paused_since is None:
+            limit = limits.idle_seconds
+            if limit is not None and now - self.last_byte_at > limit:
+                error = IdleTimeout(f"worker {self.url} was silent for {limit:g} s")
+        if error is not None and not self.done.done():
+            self.error = error
+            self.abort()
+
+    @property
+    def relayed(self) -> bool:
+        """True once a part of the answer has gone to the client: no second attempt after that."""
+        return self.head is not None
+
+    def break_client(self, *, error_frame: bool) -> bool:
+        """Tell the client that its answer is not whole. True when its connection can stay.
+
+        With `error_frame`, and for event streams only, as a last SSE event; otherwise the caller
+        must close the connection without the end of the body.
+        """
+        if not (error_frame and self.scanner.stream and self._framing and self._framing.chunked):
+            return False
+        assert self.error is not None
+        body = error_body(self.error.status, self.error.code, self.error.message)
+        frame = b"\n\ndata: %b\n\n" % body
+        self._client.write(b"%x\r\n%b\r\n%b" % (len(frame), frame, LAST_CHUNK))
+        return True
+
+    @property
+    def client_sees_close_as_end(self) -> bool:
+        """True for a body that lasts until close: only a reset can tell a cut from an end."""
+        return self._framing is not None and self._framing.until_close
+
+    def _finish(self) -> None:
+        self._connection = None
+        self._client.attach(None)
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+FORBIDDEN_TRAILERS = frozenset(
+    (b"content-length", b"transfer-encoding", b"host", b"trailer", b"content-encoding", b"te")
+)
+
+
+def safe_trailer(name: bytes, value: bytes) -> bool:
+    """A trailer must not change framing or routing (RFC 9110, 6.5.1)."""
+    lowered = name.lower()
+    return lowered not in FORBIDDEN_TRAILERS and not lowered.startswith(b"x-smg-")

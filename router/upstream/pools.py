@@ -1,0 +1,54 @@
+"""The connection pools of all workers, and one place that asks a worker for a connection."""
+
+from __future__ import annotations
+
+import ssl
+
+from router.core.worker import Worker
+from router.upstream.connection import UpstreamConnection
+from router.upstream.pool import ConnectionPool
+
+
+class Pools:
+    """One `ConnectionPool` for each worker, made when first needed."""
+
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None,
+        connect_timeout_seconds: float,
+        keepalive_seconds: float,
+    ) -> None:
+        self._tls = tls
+        self._connect_timeout = connect_timeout_seconds
+        self._keepalive = keepalive_seconds
+        self._pools: dict[Worker, ConnectionPool] = {}
+
+    def of(self, worker: Worker) -> ConnectionPool:
+        pool = self._pools.get(worker)
+        if pool is None:
+            pool = self._pools[worker] = ConnectionPool(
+                worker.url,
+                worker.host,
+                worker.port,
+                tls=(self._tls or ssl.create_default_context()) if worker.tls else None,
+                connect_timeout_seconds=self._connect_timeout,
+                keepalive_seconds=self._keepalive,
+            )
+        return pool
+
+    async def connection(self, worker: Worker, now: float) -> UpstreamConnection:
+        """An idle connection if there is a good one, else a new one. Raises ConnectFailed."""
+        pool = self.of(worker)
+        return pool.take_idle(now) or await pool.connect()
+
+    def forget(self, worker: Worker) -> None:
+        """The worker was removed: close its idle connections."""
+        pool = self._pools.pop(worker, None)
+        if pool is not None:
+            pool.close_idle()
+
+    def close_idle(self, now: float | None = None) -> None:
+        """Close what has been idle too long, or everything idle when `now` is None."""
+        for pool in self._pools.values():
+            pool.close_idle(now)
