@@ -1,0 +1,177 @@
+"""The command `trace-router`: dispatch, and the commands that are no more than a few lines."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from router.flags import ConfigError
+
+if TYPE_CHECKING:
+    from router.config import Config
+
+log = logging.getLogger("router.cli")
+
+USAGE: Final = """\
+usage: trace-router COMMAND ...
+
+  serve           route requests; all flags: trace-router serve --help
+  store           run a private Valkey for several routers on this host
+  health          exit 0 when the router answers; for container health checks
+  --version       print the version
+"""
+OK, FAILED, MISUSED = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for a failure, 2 for wrong usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    first = words[0] if words else ""
+    try:
+        if first in COMMANDS:
+            return COMMANDS[first](words[1:])
+        if first in ("--version", "-V"):
+            return _print_version()
+        if first in ("", "--help", "-h"):
+            sys.stdout.write(USAGE)
+            return OK if first else MISUSED
+        if first.startswith("-"):
+            return serve_command(words)
+        raise ConfigError(f"there is no command {first!r}\n{USAGE}")
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"trace-router: {line}\n")
+        return MISUSED
+
+
+def serve_command(arguments: Sequence[str]) -> int:
+    """`serve`: route requests until SIGINT or SIGTERM."""
+    from router.configure import from_arguments
+
+    return serve(from_arguments(arguments, os.environ))
+
+
+def serve(config: Config) -> int:
+    """Serve with logging set up; blocks until stopped and returns the exit status."""
+    from router.app import run
+    from router.config import effective
+    from router.logs import logging_to
+
+    try:
+        logs = logging_to(
+            level=config.log_level, format=config.log_format, directory=config.log_dir
+        )
+        with logs:
+            log.info("Settings: %s", effective(config))
+            for warning in config.warnings:
+                log.warning("%s", warning)
+            return run(config)
+    except OSError as error:
+        if config.log_dir is not None and error.filename == config.log_dir:
+            raise ConfigError(f"--log-dir: {error.strerror}: {config.log_dir!r}") from None
+        raise
+
+
+def store_command(arguments: Sequence[str]) -> int:
+    """`store`: run an embedded Valkey in the foreground until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(
+        prog="trace-router store",
+        description="Run a private Valkey that keeps the traces of several routers on this host. "
+        "It holds them in memory only. Prints the --redis-url to give to the routers.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=6379, help="0 for a free one (default: 6379)")
+    parser.add_argument("--unixsocket", metavar="PATH", help="also listen on this unix socket")
+    asked = parser.parse_args(arguments)
+    return asyncio.run(_run_store(asked.host, asked.port, asked.unixsocket))
+
+
+async def _run_store(host: str, port: int, unix_socket: str | None) -> int:
+    from tracking.embedded import EmbeddedStore
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    store = EmbeddedStore(host=host, port=port)
+    await store.start()
+    try:
+        sys.stdout.write(f"{store.url}\n")
+        sys.stdout.flush()
+        await stop.wait()
+    finally:
+        await store.stop()
+    return OK
+
+
+def health_command(arguments: Sequence[str]) -> int:
+    """`health`: whether a router answers on this host."""
+    parser = argparse.ArgumentParser(
+        prog="trace-router health",
+        description="Exit 0 when GET /health answers 200, else 1.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--url", default=_own_url(os.environ), help="(default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=2, metavar="SECONDS")
+    asked = parser.parse_args(arguments)
+    problem = _health_problem(asked.url, asked.timeout)
+    if problem is not None:
+        sys.stderr.write(f"{asked.url}: {problem}\n")
+        return FAILED
+    return OK
+
+
+def _own_url(environ: Mapping[str, str]) -> str:
+    scheme = "https" if environ.get("TRACE_ROUTER_TLS_CERT_PATH") else "http"
+    port = environ.get("TRACE_ROUTER_PORT", "")
+    return f"{scheme}://127.0.0.1:{port if port.isdecimal() else 30000}"
+
+
+def _health_problem(url: str, timeout_seconds: float) -> str | None:
+    import http.client
+    import ssl
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    if parts.scheme == "https":
+        # This asks whether our own server answers, not who it is.
+        context = ssl._create_unverified_context()
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, port, timeout=timeout_seconds, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    finally:
+        connection.close()
+    return None if status == 200 else f"status {status}"
+
+
+def _print_version() -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        sys.stdout.write(f"llm-trace-router {version('llm-trace-router')}\n")
+    except PackageNotFoundError:
+        sys.stderr.write("trace-router: not installed as a package, so it has no version\n")
+        return FAILED
+    return OK
+
+
+COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
+    "serve": serve_command,
+    "store": store_command,
+    "health": health_command,
+}

@@ -1,0 +1,474 @@
+"""Every setting that acts, declared once: name, type, bounds, default, help.
+
+`router.configure` fills it from flags, environment and keywords; code reads the frozen result.
+Names are those of the flags, underscored. sglang-router's flags keep their names and, unless their
+help says otherwise, their defaults; those that do nothing here are declared in `compat.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from router.flag_types import (
+    HEADERS_RULE,
+    KEY_RULE,
+    NAME_RULE,
+    NODE_ID_RULE,
+    AdminKey,
+    ApiKey,
+    AtLeast0,
+    AtLeast1,
+    HeaderName,
+    Name,
+    NodeId,
+    PathPrefix,
+    Port,
+    Positive,
+    RedisUrl,
+    default_router_id,
+    parse_admin_key,
+    parse_json,
+    parse_log_level,
+    parse_policy,
+    parse_worker_url,
+)
+from router.flags import Flag, options_of, plain
+from router.policytype import PolicyType
+
+SERVER: Final = "Server"
+WORKERS: Final = "Workers"
+ROUTING: Final = "Routing policy"
+FORWARDING: Final = "Forwarding"
+TRACKING: Final = "Request tracking"
+ACCESS: Final = "Access"
+TIMES: Final = "Time limits"
+ADMISSION: Final = "Admission"
+RETRIES: Final = "Retries"
+BREAKER: Final = "Circuit breaker"
+HEALTH: Final = "Health checks"
+OBSERVING: Final = "Logs and metrics"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one router. Seconds, bytes and counts as the flags' help says."""
+
+    # -- server
+    host: Annotated[
+        str, Flag(SERVER, "Address to listen on; :: for IPv6, 0.0.0.0 for all of IPv4.")
+    ] = "0.0.0.0"
+    port: Annotated[Port, Flag(SERVER, "TCP port to listen on; 0 takes a free one.")] = 30000
+    tls_cert_path: Annotated[
+        str | None,
+        Flag(SERVER, "Certificate (PEM) to serve HTTPS with.", aliases=("server_cert_path",)),
+    ] = None
+    tls_key_path: Annotated[
+        str | None,
+        Flag(SERVER, "Private key (PEM) of that certificate.", aliases=("server_key_path",)),
+    ] = None
+    cors_allowed_origins: Annotated[
+        tuple[str, ...],
+        Flag(SERVER, "Origins a browser may call from; without any, no CORS headers are sent."),
+    ] = ()
+    max_payload_size: Annotated[
+        AtLeast1,
+        Flag(SERVER, "Largest request body in bytes; more is answered 413.", metavar="BYTES"),
+    ] = 536870912
+    max_header_bytes: Annotated[
+        Annotated[int, Meta(ge=1024)], Flag(SERVER, "Largest request head in bytes.")
+    ] = 65536
+    header_read_timeout_secs: Annotated[
+        Positive, Flag(SERVER, "A client must have sent its request head within this time.")
+    ] = 30
+    idle_connection_timeout_secs: Annotated[
+        Positive, Flag(SERVER, "A client's connection is closed after this long without a request.")
+    ] = 90
+    max_connections: Annotated[
+        AtLeast0, Flag(SERVER, "Most client connections at once; 0 for no limit of our own.")
+    ] = 0
+
+    # -- workers
+    worker_urls: Annotated[
+        tuple[str, ...],
+        Flag(
+            WORKERS,
+            "Workers to route to, as http://HOST:PORT. The first is named worker-0.",
+            aliases=("workers",),
+            parse=parse_worker_url,
+        ),
+    ] = ()
+    node_ids: Annotated[
+        tuple[NodeId, ...],
+        Flag(WORKERS, "Names of the workers, in the order of their URLs.", allowed=NODE_ID_RULE),
+    ] = ()
+    port_gpu_mapping: Annotated[
+        dict[Port, NodeId],
+        Flag(
+            WORKERS,
+            """Names of workers by their port, as JSON: {"30005": "cuda:2"}.""",
+            allowed=f"a JSON object from ports to {NODE_ID_RULE}",
+            parse=parse_json,
+        ),
+    ] = {}
+    worker_startup_timeout_secs: Annotated[
+        Positive, Flag(WORKERS, "How long a worker that is added may take to become healthy.")
+    ] = 1800
+    worker_startup_check_interval: Annotated[
+        Positive,
+        Flag(WORKERS, "Pause between such checks, and between load polls.", metavar="SECONDS"),
+    ] = 30
+    keepalive_timeout_secs: Annotated[
+        Positive,
+        Flag(
+            WORKERS,
+            "An idle connection to a worker is closed after this time. Keep it below the worker's "
+            "own limit (uvicorn's and llama.cpp's is 5).",
+        ),
+    ] = 3
+    client_cert_path: Annotated[
+        str | None, Flag(WORKERS, "Certificate (PEM) shown to workers (mTLS).")
+    ] = None
+    client_key_path: Annotated[
+        str | None, Flag(WORKERS, "Private key (PEM) of that certificate.")
+    ] = None
+    ca_cert_paths: Annotated[
+        tuple[str, ...],
+        Flag(WORKERS, "CA certificates (PEM) that sign workers' certificates."),
+    ] = ()
+
+    # -- routing policy
+    policy: Annotated[PolicyType, Flag(ROUTING, "How a worker is chosen.", parse=parse_policy)] = (
+        PolicyType.CacheAware
+    )
+    policy_seed: Annotated[
+        int | None, Flag(ROUTING, "Makes the policy's random choices repeatable.", metavar="N")
+    ] = None
+    cache_threshold: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Flag(ROUTING, "cache_aware: affinity wins above this share of the prompt matched."),
+    ] = 0.3
+    balance_abs_threshold: Annotated[
+        AtLeast0,
+        Flag(
+            ROUTING,
+            "cache_aware: affinity yields when loads differ by more than this many requests...",
+        ),
+    ] = 64
+    balance_rel_threshold: Annotated[
+        Annotated[float, Meta(ge=1)],
+        Flag(ROUTING, "... and the highest load is more than this many times the lowest."),
+    ] = 1.5
+    max_tree_size: Annotated[
+        AtLeast1,
+        Flag(
+            ROUTING,
+            "cache_aware: characters of prompt prefixes remembered per worker.",
+            metavar="CHARACTERS",
+        ),
+    ] = 67108864
+
+    # -- forwarding
+    request_id_headers: Annotated[
+        tuple[HeaderName, ...],
+        Flag(
+            FORWARDING,
+            "Headers that may carry the request id; the first present wins, after X-Request-Id.",
+            allowed=HEADERS_RULE,
+        ),
+    ] = ("x-request-id", "x-correlation-id", "x-trace-id", "request-id")
+    forward_headers: Annotated[
+        tuple[HeaderName, ...],
+        Flag(
+            FORWARDING,
+            "Further request headers to pass on to workers.",
+            allowed=HEADERS_RULE,
+        ),
+    ] = ()
+    forward_paths: Annotated[
+        tuple[PathPrefix, ...],
+        Flag(
+            FORWARDING,
+            "Paths of workers to pass on although they control a worker and would be 404.",
+            allowed="paths that begin with /",
+        ),
+    ] = ()
+    hide_worker_urls: Annotated[
+        bool, Flag(FORWARDING, "Tell clients a worker's name instead of its URL.")
+    ] = False
+    inject_rid: Annotated[
+        bool,
+        Flag(FORWARDING, "Add an id of ours to /generate and chat bodies without one (for abort)."),
+    ] = False
+    sse_error_frames: Annotated[
+        bool,
+        Flag(
+            FORWARDING,
+            "End a stream that its worker broke with an error event instead of a cut connection.",
+        ),
+    ] = False
+
+    # -- request tracking
+    enable_request_tracking: Annotated[
+        bool,
+        Flag(
+            TRACKING,
+            "Keep a trace of every request.",
+            aliases=("enable_tracking",),
+            negation="disable_request_tracking",
+        ),
+    ] = True
+    max_trace_entries: Annotated[AtLeast1, Flag(TRACKING, "Most traces held by the fleet.")] = (
+        100000
+    )
+    trace_ttl: Annotated[
+        AtLeast1, Flag(TRACKING, "How long a trace is held.", aliases=("trace_ttl_seconds",))
+    ] = 3600
+    redis_url: Annotated[
+        RedisUrl | None,
+        Flag(
+            TRACKING,
+            "Redis or Valkey that holds the traces of all replicas: redis://, rediss:// or "
+            "unix://. Without it a private store is started, seen by this router only.",
+            file_twin=True,
+            secret=True,
+            env="REDIS_URL",
+            allowed="redis://HOST:PORT/DB, rediss://... or unix:///PATH",
+        ),
+    ] = None
+    fleet: Annotated[
+        Name,
+        Flag(TRACKING, "Name under which replicas share one Redis.", allowed=NAME_RULE),
+    ] = "default"
+    router_id: Annotated[
+        Name,
+        Flag(
+            TRACKING,
+            "Name of this replica; no two may share it.",
+            allowed=NAME_RULE,
+            default="HOST-PID-RANDOM",
+        ),
+    ] = msgspec.field(default_factory=default_router_id)
+    receipt_candidates: Annotated[
+        AtLeast0 | Literal["all"],
+        Flag(TRACKING, "How many workers not chosen a trace's decision shows, or all."),
+    ] = 7
+    trace_buffer_bytes: Annotated[
+        AtLeast1, Flag(TRACKING, "Memory for traces that wait for Redis to come back.")
+    ] = 268435456
+
+    # -- access
+    api_key: Annotated[
+        ApiKey | None,
+        Flag(
+            ACCESS,
+            "Key that clients must send as 'Authorization: Bearer KEY'. Also sent to the workers "
+            "of --worker-urls unless they have their own.",
+            file_twin=True,
+            secret=True,
+            allowed=KEY_RULE,
+        ),
+    ] = None
+    admin_api_key: Annotated[
+        ApiKey | None,
+        Flag(
+            ACCESS,
+            "Key for workers, cache flush and deletion; --api-key where not given.",
+            file_twin=True,
+            secret=True,
+            allowed=KEY_RULE,
+        ),
+    ] = None
+    worker_api_key: Annotated[
+        ApiKey | None,
+        Flag(
+            ACCESS,
+            "Key sent to the workers of --worker-urls; --api-key where not given.",
+            file_twin=True,
+            secret=True,
+            allowed=KEY_RULE,
+        ),
+    ] = None
+    control_plane_api_keys: Annotated[
+        tuple[AdminKey, ...],
+        Flag(
+            ACCESS,
+            "Further admin keys, ID:NAME:ROLE:KEY; role admin opens the admin routes, role user "
+            "nothing more than --api-key. In the environment one a line.",
+            secret=True,
+            allowed="ID:NAME:ROLE:KEY with role admin or user",
+            separator="\n",
+            parse=parse_admin_key,
+            metavar="ID:NAME:ROLE:KEY",
+        ),
+    ] = ()
+
+    # -- time limits
+    connect_timeout_secs: Annotated[Positive, Flag(TIMES, "To connect to a worker.")] = 10
+    first_byte_timeout_secs: Annotated[
+        Positive,
+        Flag(
+            TIMES,
+            "From the request to the first byte of the answer; for an answer that is no stream, "
+            "that is all of the worker's work.",
+        ),
+    ] = 1800
+    idle_timeout_secs: Annotated[
+        Positive, Flag(TIMES, "Longest silence of a worker inside an answer.")
+    ] = 300
+    request_timeout_secs: Annotated[
+        Positive | None,
+        Flag(
+            TIMES,
+            "Whole request including a stream's end. Only when given: silence cuts a stream, not "
+            "its length (sglang-router: 1800).",
+        ),
+    ] = None
+    drain_secs: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Flag(
+            TIMES,
+            "After SIGTERM: how long new requests are still served while /readiness says 503, so "
+            "that load balancers can turn away first.",
+        ),
+    ] = 5
+    shutdown_grace_period_secs: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Flag(TIMES, "After that: how long running requests may take to finish."),
+    ] = 180
+
+    # -- admission
+    max_concurrent_requests: Annotated[
+        Annotated[int, Meta(ge=-1)],
+        Flag(ADMISSION, "Most requests running at once; -1 or 0 for no limit."),
+    ] = -1
+    max_requests_per_worker: Annotated[
+        AtLeast0, Flag(ADMISSION, "Most requests of this router at one worker; 0 for no limit.")
+    ] = 0
+    queue_size: Annotated[
+        AtLeast0,
+        Flag(ADMISSION, "Requests that may wait for a place; 0 answers 429 at once."),
+    ] = 100
+    queue_timeout_secs: Annotated[
+        Annotated[float, Meta(ge=0)], Flag(ADMISSION, "Longest wait for a place, then 408.")
+    ] = 60
+    rate_limit_tokens_per_second: Annotated[
+        Positive | None,
+        Flag(ADMISSION, "Requests admitted per second; without it no limit of rate."),
+    ] = None
+
+    # -- retries
+    retry_max_retries: Annotated[
+        AtLeast1, Flag(RETRIES, "Most attempts in all, the first included.")
+    ] = 5
+    retry_initial_backoff_ms: Annotated[AtLeast0, Flag(RETRIES, "Pause before the second.")] = 50
+    retry_max_backoff_ms: Annotated[AtLeast0, Flag(RETRIES, "Longest pause.")] = 30000
+    retry_backoff_multiplier: Annotated[
+        Annotated[float, Meta(ge=1)], Flag(RETRIES, "Each pause is this many times the last.")
+    ] = 1.5
+    retry_jitter_factor: Annotated[
+        Annotated[float, Meta(ge=0, le=1)], Flag(RETRIES, "Random share of a pause, up or down.")
+    ] = 0.2
+    disable_retries: Annotated[bool, Flag(RETRIES, "One attempt only.")] = False
+
+    # -- circuit breaker
+    cb_failure_threshold: Annotated[
+        AtLeast1, Flag(BREAKER, "Failures in a row that take a worker out.")
+    ] = 10
+    cb_success_threshold: Annotated[
+        AtLeast1, Flag(BREAKER, "Successes in a row that bring it back.")
+    ] = 3
+    cb_timeout_duration_secs: Annotated[
+        Positive, Flag(BREAKER, "How long it stays out before it is tried again.")
+    ] = 60
+    disable_circuit_breaker: Annotated[bool, Flag(BREAKER, "Never take a worker out.")] = False
+
+    # -- health checks
+    health_failure_threshold: Annotated[
+        AtLeast1, Flag(HEALTH, "Failed checks in a row that make a worker unhealthy.")
+    ] = 3
+    health_success_threshold: Annotated[
+        AtLeast1, Flag(HEALTH, "Passed checks in a row that make it healthy.")
+    ] = 2
+    health_check_timeout_secs: Annotated[Positive, Flag(HEALTH, "For one check.")] = 5
+    health_check_interval_secs: Annotated[Positive, Flag(HEALTH, "Between checks.")] = 60
+    health_check_endpoint: Annotated[
+        PathPrefix, Flag(HEALTH, "Path asked at the worker.", allowed="a path that begins with /")
+    ] = "/health"
+    disable_health_check: Annotated[bool, Flag(HEALTH, "Do not check.")] = False
+
+    # -- logs and metrics
+    log_level: Annotated[
+        Literal["debug", "info", "warn", "error"],
+        Flag(OBSERVING, "Least severity logged, in any case.", parse=parse_log_level),
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], Flag(OBSERVING, "One line of text or one JSON object each.")
+    ] = "text"
+    log_dir: Annotated[
+        str | None,
+        Flag(OBSERVING, "Also log to DIR/trace-router.YYYY-MM-DD, a file a day (UTC)."),
+    ] = None
+    prometheus_port: Annotated[
+        Port | None,
+        Flag(
+            OBSERVING,
+            "Serve /metrics on this port, and no longer on the serving port (sglang-router: "
+            "29000).",
+        ),
+    ] = None
+    prometheus_host: Annotated[str, Flag(OBSERVING, "Address of that port.")] = "0.0.0.0"
+    prometheus_duration_buckets: Annotated[
+        tuple[Positive, ...],
+        Flag(
+            OBSERVING,
+            "Upper bounds, in seconds and rising, of the duration histograms; ours when not given.",
+            metavar="SECONDS",
+        ),
+    ] = ()
+
+    # Not a flag: lines to log at start, about flags without effect and the like.
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def max_attempts(self) -> int:
+        return 1 if self.disable_retries else self.retry_max_retries
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        return self.max_concurrent_requests if self.max_concurrent_requests > 0 else None
+
+    @property
+    def static_worker_key(self) -> str | None:
+        """The key sent to the workers of `worker_urls`."""
+        return self.worker_api_key or self.api_key
+
+    @property
+    def admin_keys(self) -> tuple[str, ...]:
+        """Each opens the admin routes; empty when there is no key at all."""
+        own = self.admin_api_key or self.api_key
+        keys = [key.key for key in self.control_plane_api_keys if key.role == "admin"]
+        return (*([own] if own else ()), *keys)
+
+    def __repr__(self) -> str:
+        return f"<Config {effective(self)}>"
+
+
+def effective(config: Config) -> str:
+    """What differs from the defaults, on one line, secrets masked."""
+    parts = []
+    for option in options_of(Config):
+        value = getattr(config, option.name)
+        if value != option.default:
+            parts.append(f"{option.name}={masked(value) if option.flag.secret else plain(value)}")
+    return " ".join(parts)
+
+
+def masked(secret: object) -> str:
+    """A secret as it may be shown: of a URL all but its password, else nothing."""
+    if isinstance(secret, str) and "://" in secret:
+        hidden = re.sub(r"://([^:@/]*):?.*@", r"://\1:***@", secret)
+        return re.sub(r"([?&]password=)[^&#]*", r"\1***", hidden)
+    return "***"

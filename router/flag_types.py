@@ -1,0 +1,76 @@
+"""The kinds of value that flags take: types with bounds, their wording, and how text is read."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from router.core.worker import WorkerUrlError, normalise_worker_url
+from router.flags import ConfigError
+from router.policytype import NOT_YET, PolicyType
+
+Positive = Annotated[float, Meta(gt=0)]
+AtLeast0 = Annotated[int, Meta(ge=0)]
+AtLeast1 = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$&'*+.^_`|~-]{1,128}$")]
+PathPrefix = Annotated[str, Meta(pattern=r"^/[^\s?#]*$")]
+NodeId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+RedisUrl = Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://.")]
+
+ApiKey = Annotated[str, Meta(pattern=r"^[\x21-\x7e]+$")]
+
+KEY_RULE: Final = "visible ASCII characters without spaces"
+NODE_ID_RULE: Final = "names of at most 64 letters, digits, '.', '_', ':' or '-'"
+NAME_RULE: Final = "at most 128 letters, digits, '.', '_' or '-'"
+HEADERS_RULE: Final = "HTTP header names"
+
+
+class AdminKey(msgspec.Struct, frozen=True):
+    """A key of `--control-plane-api-keys`. Only those of role `admin` open the admin routes."""
+
+    id: str
+    name: str
+    role: Literal["admin", "user"]
+    key: ApiKey
+
+
+def parse_log_level(text: str) -> str:
+    level = text.strip().lower()
+    return "warn" if level == "warning" else level
+
+
+def parse_worker_url(url: str) -> str:
+    try:
+        normalise_worker_url(url)
+    except WorkerUrlError as error:
+        raise ConfigError(str(error)) from None
+    return url
+
+
+def parse_policy(name: str) -> str:
+    if name in NOT_YET:
+        known = ", ".join(PolicyType)
+        raise ConfigError(f"policy {name!r} is not there yet; expected one of {known}")
+    return name
+
+
+def parse_json(text: str) -> object:
+    return msgspec.json.decode(text)
+
+
+def parse_admin_key(text: str) -> dict[str, str]:
+    identity, name, role, key = text.split(":", 3)
+    return {"id": identity, "name": name, "role": role.lower(), "key": key}
+
+
+def default_router_id() -> str:
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "router"
+    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"

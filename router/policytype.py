@@ -1,0 +1,29 @@
+"""The names of the policies, known without loading any of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class PolicyType(StrEnum):
+    """A policy, as `Router(policy=...)` takes it. A test keeps it equal to the registry."""
+
+    Random = "random"
+    RoundRobin = "round_robin"
+    PowerOfTwo = "power_of_two"
+    ShortestQueue = "shortest_queue"
+    CacheAware = "cache_aware"
+
+
+# Names that users of sglang-router or of the user's own scripts may give, and which are to come.
+NOT_YET: Final = frozenset(
+    {
+        "bucket",
+        "consistent_hashing",
+        "fixed_probability",
+        "manual",
+        "marginal_utility",
+        "prefix_hash",
+    }
+)

@@ -1,0 +1,43 @@
+"""The names that the configuration gives to its workers."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from router.config import Config
+from router.core.worker import normalise_worker_url
+from router.flags import ConfigError
+
+
+def worker_names(config: Config) -> list[tuple[str, str | None]]:
+    """Each worker URL as configured, with the name asked for it, in order.
+
+    None leaves the name to the registry (`worker-0`, `worker-1`, ...). Raises ConfigError for a
+    worker given twice, two workers for one name, two workers on one port of `--port-gpu-mapping`
+    (each time naming both), more `--node-ids` than workers, and the name `none`.
+    """
+    urls, ids = config.worker_urls, config.node_ids
+    if len(ids) > len(urls):
+        raise ConfigError(f"--node-ids: {ids[len(urls)]!r} is one name more than workers")
+    owners: dict[str, str] = {}
+    named: list[tuple[str, str | None]] = []
+    for index, url in enumerate(urls):
+        parts = urlsplit(normalise_worker_url(url))
+        mapped = config.port_gpu_mapping.get(parts.port or 0)
+        name = ids[index] if index < len(ids) else mapped
+        if mapped not in (None, name):
+            raise ConfigError(
+                f"{url} is named {name!r} by --node-ids and {mapped!r} by --port-gpu-mapping"
+            )
+        if name == "none":
+            raise ConfigError(f"{url}: 'none' cannot name a worker")
+        claims = [f"--worker-urls: {parts.scheme}://{parts.netloc.lower()}"]
+        if mapped is not None:
+            claims.append(f"--port-gpu-mapping: port {parts.port}")
+        claims.append(f"the name {name or f'worker-{index}'!r}")
+        for claim in claims:
+            if claim in owners:
+                raise ConfigError(f"{claim} is claimed by two workers, {owners[claim]} and {url}")
+            owners[claim] = url
+        named.append((url, name))
+    return named
