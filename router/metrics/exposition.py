@@ -155,7 +155,7 @@ def endings(ended: Mapping[Ending, int]) -> Iterator[Metric]:
 
 
 def response_labels(end: Ending) -> Labels:
-    if end.http_status is None:
+    if end.http_status in (None, 499):  # no head reached the client
         return ("499", "client_closed_request")
     return (str(end.http_status), end.error_code)
 

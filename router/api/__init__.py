@@ -1,0 +1,1 @@
+"""What clients see: forwarding, traces, metrics, probes."""

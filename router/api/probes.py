@@ -1,0 +1,112 @@
+"""What orchestrators, balancers and clients ask of the router itself. No worker is contacted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+from aiohttp import web
+
+from router.api.http import json_response, text_response
+from router.api.routing import Route
+from router.core.worker import Worker
+from router.errors import NoWorker
+from tracking.view import StoreState
+
+
+class Fleet(Protocol):
+    """The workers known here, and whether this router is about to stop."""
+
+    @property
+    def workers(self) -> Sequence[Worker]: ...
+
+    @property
+    def draining(self) -> bool: ...
+
+
+class Ready(msgspec.Struct, tag_field="status", tag="ready"):
+    """Traces are not the service: a store that is down leaves the router ready, `degraded`."""
+
+    healthy_workers: int
+    total_workers: int
+    store: Literal["up", "degraded", "off"]
+
+
+class NotReady(msgspec.Struct, tag_field="status", tag="not ready"):
+    reason: Literal["draining", "insufficient healthy workers"]
+
+
+class Model(msgspec.Struct):
+    """One entry of /v1/models, in OpenAI's shape."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "local"
+
+
+class ProbesApi:
+    """`store` tells the state of the trace store without I/O, None where tracing is off."""
+
+    def __init__(self, fleet: Fleet, store: Callable[[], StoreState | None], version: str) -> None:
+        self._fleet = fleet
+        self._store = store
+        self._version = version
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/health", self.live, "open"),
+            Route("GET", "/liveness", self.live, "open"),
+            Route("GET", "/readiness", self.readiness, "open"),
+            Route("GET", "/health_generate", self.health_generate, "open"),
+            Route("GET", "/v1/models", self.models, "open"),
+            Route("GET", "/get_server_info", self.server_info, "open"),
+        ]
+
+    async def live(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        return text_response("OK")
+
+    async def readiness(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        state = self.ready()
+        return json_response(msgspec.json.encode(state), 200 if isinstance(state, Ready) else 503)
+
+    def ready(self) -> Ready | NotReady:
+        """Whether new requests should come here."""
+        if self._fleet.draining:
+            return NotReady("draining")
+        workers = self._fleet.workers
+        healthy = sum(worker.healthy for worker in workers)
+        if healthy == 0:
+            return NotReady("insufficient healthy workers")
+        store = self._store()
+        if store is None:
+            return Ready(healthy, len(workers), "off")
+        return Ready(healthy, len(workers), "up" if store.state == "up" else "degraded")
+
+    async def health_generate(
+        self, request: web.BaseRequest, params: dict[str, str]
+    ) -> web.Response:
+        if any(worker.healthy for worker in self._fleet.workers):
+            return text_response("At least one router has healthy workers")
+        return text_response("No routers with healthy workers available", 503)
+
+    async def models(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        served = sorted({w.model_id for w in self._fleet.workers if w.model_id is not None})
+        if not served:
+            raise NoWorker("No models available")
+        return json_response(
+            msgspec.json.encode({"object": "list", "data": [Model(name) for name in served]})
+        )
+
+    async def server_info(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        return json_response(
+            msgspec.json.encode(
+                {
+                    "router_manager": True,
+                    "routers_count": 1,
+                    "workers_count": len(self._fleet.workers),
+                    "version": self._version,
+                }
+            )
+        )
