@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_type_hints
 
@@ -156,15 +157,16 @@ class Option:
         return parse(value) if parse is not None and isinstance(value, str) else value
 
 
-def options_of(declarations: type[msgspec.Struct]) -> list[Option]:
+@cache
+def options_of(declarations: type[msgspec.Struct]) -> tuple[Option, ...]:
     """The flags that a struct declares, in its order."""
     hints = get_type_hints(declarations, include_extras=True)
-    return [
+    return tuple(
         Option(field, hints[field.name], extra)
         for field in msgspec.structs.fields(declarations)
         for extra in getattr(hints[field.name], "__metadata__", ())
         if isinstance(extra, Flag)
-    ]
+    )
 
 
 def argument(spelling: str) -> str:
@@ -181,7 +183,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name; empty when nothing is close."""
     from difflib import get_close_matches  # costs a tenth of the start, needed only for mistakes
 
-    close = get_close_matches(name, list(known), n=3)
+    close = get_close_matches(name, list(known), n=2, cutoff=0.8)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
