@@ -1,9 +1,19 @@
-"""A worker as the router sees it: who it is, and what this replica has in flight there."""
+"""A worker as the router sees it: who it is, what this replica has in flight there, may it be used.
+
+Whether it may be used is composed of small questions: healthy, not draining, not full, and let
+through by its breaker. The answer is needed of every worker for every request, so it is kept
+ready (`ready`) and worked out anew only when one of its parts changes; only a breaker that is not
+closed has to be asked with the time.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
+
+from router.core.breaker import Breaker, BreakerSettings, Permit, Verdict
+from router.core.health import Health, HealthSettings
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -36,23 +46,52 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
+class Change(NamedTuple):
+    """A change of a worker's state, worth one log line."""
+
+    what: Literal["health", "breaker", "draining"]
+    before: str
+    after: str
+    reason: str
+
+
 class Worker:
-    """One worker. `in_flight` and `processed` count this replica's requests."""
+    """One worker. `in_flight` and `processed` count this replica's requests.
+
+    Without `health` and `breaker` it is healthy and never tripped. `max_in_flight` is the most
+    requests this replica may have there (None: no limit).
+    """
 
     __slots__ = (
         "api_key",
-        "healthy",
+        "breaker",
+        "engine",
+        "health",
         "host",
         "in_flight",
+        "listeners",
+        "max_in_flight",
         "model_id",
+        "model_ids",
         "node_id",
         "port",
         "processed",
+        "ready",
         "tls",
         "url",
+        "_draining",
     )
 
-    def __init__(self, url: str, node_id: str, *, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        node_id: str,
+        *,
+        api_key: str | None = None,
+        health: Health | None = None,
+        breaker: Breaker | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
         parts = _split(url)
         self.url = normalise_worker_url(url)
         self.node_id = node_id
@@ -61,19 +100,116 @@ class Worker:
         self.port = parts.port or DEFAULT_PORTS[parts.scheme]
         self.api_key = api_key
         self.model_id: str | None = None
-        self.healthy = True
+        self.model_ids: tuple[str, ...] = ()
+        self.engine: str | None = None
         self.in_flight = 0
         self.processed = 0
+        self.max_in_flight = max_in_flight
+        self.listeners: list[Callable[[Worker, Change], None]] = []
+        self._draining = False
+        self.health = health or Health(HealthSettings(enabled=False))
+        self.health.on_change = self._health_changed
+        self.breaker = breaker or Breaker(BreakerSettings(enabled=False))
+        self.breaker.on_change = self._breaker_changed
+        self.ready = False
+        self._refresh()
+
+    # -- may it be used? -------------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        return self.health.state == "healthy"
+
+    @healthy.setter
+    def healthy(self, healthy: bool) -> None:
+        self.health.decree(healthy, "set by hand")
+
+    @property
+    def draining(self) -> bool:
+        """A draining worker finishes what it has and gets nothing new."""
+        return self._draining
+
+    @property
+    def full(self) -> bool:
+        return self.max_in_flight is not None and self.in_flight >= self.max_in_flight
+
+    def available(self, now: float) -> bool:
+        """May a request be sent there? Every question but the breaker's is in `ready`."""
+        return self.ready or (
+            self.healthy and not self._draining and not self.full and self.breaker.allows(now)
+        )
+
+    def drain(self, draining: bool = True) -> None:
+        """Take the worker out of use, or back in."""
+        if draining != self._draining:
+            self._draining = draining
+            before, after = ("serving", "draining") if draining else ("draining", "serving")
+            self._changed(Change("draining", before, after, "asked for"))
+
+    # -- the life of one attempt -----------------------------------------------------------
+
+    def begin(self, now: float) -> Permit | None:
+        """An attempt starts here: count it and take the breaker's permit.
+
+        None, and nothing is counted, when the breaker admits no request now.
+        """
+        permit = self.breaker.acquire(now)
+        if permit is not None:
+            self.start()
+        return permit
+
+    def answered(self, permit: Permit, verdict: Verdict) -> None:
+        """The head of an answer came. `verdict` is what its status says of the worker."""
+        self.health.answered()
+        if verdict == "success":
+            self.breaker.answered(permit)
+
+    def end(self, permit: Permit, verdict: Verdict | None, now: float) -> None:
+        """The attempt has ended; once for each `begin`. None: the client left, nobody is to blame.
+
+        Never waits and never raises, so it may stand in a `finally`.
+        """
+        if verdict is None:
+            self.breaker.cancel(permit)
+        else:
+            self.breaker.record(permit, verdict, now)
+        self.release()
 
     def start(self) -> None:
         """A request is on its way to this worker."""
         self.in_flight += 1
+        if self.max_in_flight is not None:
+            self._refresh()
 
     def release(self) -> None:
         """The request that `start` counted has ended, however it ended."""
         self.in_flight -= 1
         self.processed += 1
+        if self.max_in_flight is not None:
+            self._refresh()
+
+    # -- changes of state ------------------------------------------------------------------
+
+    def _health_changed(self, before: str, after: str, reason: str) -> None:
+        self._changed(Change("health", before, after, reason))
+        if after == "healthy":
+            # A worker that was restarted must not wait for the rest of the breaker's timeout.
+            self.breaker.try_again("the worker is healthy again")
+
+    def _breaker_changed(self, before: str, after: str, reason: str) -> None:
+        self._changed(Change("breaker", before, after, reason))
+
+    def _changed(self, change: Change) -> None:
+        self._refresh()
+        for listener in self.listeners:
+            listener(self, change)
+
+    def _refresh(self) -> None:
+        self.ready = (
+            self.healthy and not self._draining and not self.full and self.breaker.state == "closed"
+        )
 
     def __repr__(self) -> str:
-        health = "healthy" if self.healthy else "unhealthy"
-        return f"<Worker {self.node_id} {self.url} {health} {self.in_flight} in flight>"
+        state = "draining" if self._draining else self.health.state
+        tripped = "" if self.breaker.state == "closed" else f", breaker {self.breaker.state}"
+        return f"<Worker {self.node_id} {self.url} {state}{tripped}, {self.in_flight} in flight>"
