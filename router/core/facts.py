@@ -1,17 +1,293 @@
-"""The few facts the router needs from a request body. The body itself is never changed."""
+"""The few facts the router needs from a request. The body itself is never changed.
+
+A body is read leniently: a field of an unexpected type costs the facts it would have given and
+nothing else, because the worker is the judge of requests. Only what cannot be JSON at all is
+refused, and only where JSON is due.
+
+The text a request is routed by is what the model will see first to last, without roles, tools and
+images. Only its hashes are kept.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
 import msgspec
+
+from router.core.prefix import block_hashes
+
+ID_CHARACTERS: Final = 128
+ROUTING_KEY_BYTES: Final = 128
+MODEL_CHARACTERS: Final = 256
+LARGEST_COUNT: Final = 2**31  # of tokens or sequences; more is not meant
+BYTES_PER_TOKEN: Final = 4  # the usual rule of thumb for English and code
+
+
+class BadBody(ValueError):
+    """A body that must be a JSON object and is none. The message may be shown to the client."""
 
 
 class RequestFacts(msgspec.Struct, kw_only=True):
-    """What policies and traces may know of a request."""
+    """What policies and traces may know of a request.
+
+    `blocks` are the chained hashes of the text it is routed by and `text_bytes` that text's
+    length; `input_tokens` is an estimate, 0 when nothing is known. `sequences` is how many answers
+    are asked for in one request: prompts times `n`.
+    """
 
     route: str
     model: str | None = None
     stream: bool = False
-    text: str = ""
+    blocks: list[int] = []
+    text_bytes: int = 0
+    input_tokens: int = 0
+    max_tokens: int | None = None
+    sequences: int = 1
     engine_request_id: str | None = None
     session_id: str | None = None
     routing_key: str | None = None
+
+
+class Body(msgspec.Struct):
+    """The fields that are read, over all routes. `object`: any type is accepted here."""
+
+    model: object = None
+    stream: object = None
+    n: object = None
+    max_tokens: object = None
+    max_completion_tokens: object = None
+    max_output_tokens: object = None
+    sampling_params: object = None
+    session_params: object = None
+    rid: object = None
+    messages: object = None
+    system: object = None
+    prompt: object = None
+    text: object = None
+    input_ids: msgspec.Raw = msgspec.Raw(b"")
+    input: object = None
+    instructions: object = None
+    query: object = None
+
+
+_decode: Final = msgspec.json.Decoder(Body).decode
+_FIELDS: Final = frozenset(Body.__struct_fields__) - {"input_ids"}
+_NO_BODY: Final = Body()
+
+# `[1, 2, 3]` becomes `1 2 3` without making a number of any of them.
+_COMMA_TO_SPACE: Final = bytes.maketrans(b",", b" ")
+_BRACKETS_AND_SPACE: Final = b"[] \t\r\n"
+
+
+def read_facts(
+    route: str, body: bytes, content_type: str, headers: Mapping[str, str]
+) -> RequestFacts:
+    """The facts of a request with a body, sent to the path `route`.
+
+    `headers` is asked for lower-case names. Raises BadBody when `route` is one of `JSON_ROUTES`
+    and the body says or leaves open that it is JSON, and is not a JSON object. Any other body
+    (multipart, compressed, another content type, an unknown path) is opaque if it cannot be read.
+    """
+    fields = _NO_BODY
+    text_of = JSON_ROUTES.get(route)
+    kind = content_type.partition(";")[0].strip().lower()
+    if not (kind.startswith("multipart/") or "content-encoding" in headers):
+        try:
+            fields = parse(body)
+        except BadBody:
+            # curl -d says x-www-form-urlencoded and means JSON; others may mean what they say.
+            if text_of is not None and (not kind or kind.endswith("json")):
+                raise
+    model = _name(fields.model, MODEL_CHARACTERS)
+    text = b"" if text_of is None or fields is _NO_BODY else text_of(fields)
+    return RequestFacts(
+        route=route,
+        model=model,
+        stream=fields.stream is True,
+        blocks=block_hashes(text, model) if text else [],
+        text_bytes=len(text),
+        input_tokens=_input_tokens(fields, text),
+        max_tokens=_max_tokens(fields),
+        sequences=_sequences(fields),
+        engine_request_id=_identifier(fields.rid),
+        session_id=_identifier(headers.get("x-session-id")) or _session(fields.session_params),
+        routing_key=_routing_key(headers.get("x-smg-routing-key")),
+    )
+
+
+def parse(body: bytes) -> Body:
+    """The fields of a JSON object. Raises BadBody for anything else."""
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _parse_anything(body)
+    except RecursionError:
+        raise BadBody("the body is nested too deeply") from None
+
+
+def _parse_anything(body: bytes) -> Body:
+    """What Python workers accept beyond strict JSON: lone surrogates, NaN, a BOM, huge numbers."""
+    if not body.strip():
+        raise BadBody("the body is empty; expected a JSON object")
+    try:
+        fields = json.loads(body, parse_int=_any_int)
+    except RecursionError:
+        raise BadBody("the body is nested too deeply") from None
+    except ValueError as error:
+        raise BadBody(f"the body is not valid JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise BadBody("the body is not a JSON object")
+    known = Body(**{name: value for name, value in fields.items() if name in _FIELDS})
+    if isinstance(fields.get("input_ids"), list):
+        known.input_ids = msgspec.Raw(json.dumps(fields["input_ids"]).encode())
+    return known
+
+
+def _any_int(digits: str) -> int | None:
+    return int(digits) if len(digits) < 20 else None
+
+
+# -- the text of each route ----------------------------------------------------------------------
+
+
+def _chat(body: Body) -> bytes:
+    return _bytes([*_content(body.system), *_messages(body.messages)])
+
+
+def _messages(messages: object) -> Iterator[str]:
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict):
+            content = message.get("content")
+            if isinstance(content, str):
+                yield content
+            else:
+                yield from _content(content)
+            for field in ("reasoning_content", "arguments", "output"):
+                if field in message:
+                    yield from _content(message[field])
+        elif isinstance(message, str):
+            yield message
+
+
+def _content(content: object) -> Iterator[str]:
+    """A string, or the text parts of a list."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            if isinstance(part, str):
+                yield part
+            elif isinstance(part, dict) and isinstance(text := part.get("text"), str):
+                yield text
+
+
+def _completions(body: Body) -> bytes:
+    return _bytes(_prompts(body.prompt))
+
+
+def _generate(body: Body) -> bytes:
+    if body.text is not None:
+        return _bytes(_prompts(body.text))
+    ids = bytes(body.input_ids)
+    return ids.translate(_COMMA_TO_SPACE, _BRACKETS_AND_SPACE) if ids.startswith(b"[") else b""
+
+
+def _input(body: Body) -> bytes:
+    return _bytes(_prompts(body.input if body.input is not None else body.text))
+
+
+def _responses(body: Body) -> bytes:
+    prompt = [body.input] if isinstance(body.input, str) else _messages(body.input)
+    return _bytes([*_content(body.instructions), *prompt])
+
+
+def _rerank(body: Body) -> bytes:
+    return _bytes(_content(body.query))
+
+
+def _prompts(prompt: object) -> Iterator[str]:
+    """A string, strings, token ids, or lists of these."""
+    if isinstance(prompt, str):
+        yield prompt
+    elif isinstance(prompt, list):
+        for item in prompt:
+            if isinstance(item, list):
+                yield from (str(token) for token in item if isinstance(token, int))
+            elif isinstance(item, str | int):
+                yield str(item)
+
+
+def _bytes(parts: Iterable[str]) -> bytes:
+    return " ".join(filter(None, parts)).encode("utf-8", "surrogatepass")
+
+
+JSON_ROUTES: Final[dict[str, Callable[[Body], bytes]]] = {
+    "/generate": _generate,
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completions,
+    "/v1/responses": _responses,
+    "/v1/messages": _chat,
+    "/v1/embeddings": _input,
+    "/v1/classify": _input,
+    "/classify": _input,
+    "/v1/rerank": _rerank,
+    "/rerank": _rerank,
+}
+
+
+# -- single facts --------------------------------------------------------------------------------
+
+
+def _name(value: object, longest: int) -> str | None:
+    # Not printable: control characters, and lone surrogates, which no encoder of ours takes.
+    if isinstance(value, str) and 0 < len(value) <= longest and value.isprintable():
+        return value
+    return None
+
+
+def _identifier(value: object) -> str | None:
+    name = _name(value, ID_CHARACTERS)
+    return name if name is not None and name.isascii() and " " not in name else None
+
+
+def _routing_key(value: str | None) -> str | None:
+    key = _name(value, ROUTING_KEY_BYTES)
+    return key if key is not None and len(key.encode()) <= ROUTING_KEY_BYTES else None
+
+
+def _session(params: object) -> str | None:
+    return _identifier(params.get("id")) if isinstance(params, dict) else None
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 < value < LARGEST_COUNT else None
+
+
+def _input_tokens(body: Body, text: bytes) -> int:
+    if body.text is None and len(body.input_ids):
+        return text.count(b" ") + 1 if text else 0
+    return -(-len(text) // BYTES_PER_TOKEN)
+
+
+def _max_tokens(body: Body) -> int | None:
+    if isinstance(body.sampling_params, dict):
+        return _count(body.sampling_params.get("max_new_tokens"))
+    return (
+        _count(body.max_completion_tokens)
+        or _count(body.max_tokens)
+        or _count(body.max_output_tokens)
+    )
+
+
+def _sequences(body: Body) -> int:
+    prompts = 1
+    for prompt in (body.prompt, body.text):
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+            prompts = len(prompt)
+    if body.text is None and len(body.input_ids):
+        prompts = max(1, bytes(body.input_ids).count(b"[") - 1)
+    params = body.sampling_params
+    n = _count(params.get("n") if isinstance(params, dict) else body.n)
+    return prompts * (n or 1)

@@ -1,0 +1,103 @@
+"""What a decision costs: reading the facts of a 16 KB chat request, choosing, writing the receipt.
+
+    python -m bench.choose [--policy cache_aware] [--rounds 2000]
+
+Prints the median and the 99th percentile of single calls in microseconds. Requests are of two
+kinds in turn: a prompt nobody has seen, and the next turn of an earlier conversation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+from collections.abc import Callable
+from statistics import quantiles
+from time import perf_counter
+
+from router.core.facts import RequestFacts, read_facts
+from router.core.worker import Worker
+from router.policies import REGISTRY, PolicyConfig, build_policy
+from router.policies.receipt import receipt
+
+PROMPT_BYTES = 16 * 1024
+SYSTEM_PROMPT = "You are a careful assistant. " * 40
+ROUTE = "/v1/chat/completions"
+
+
+def chat(chance: random.Random) -> list[dict[str, str]]:
+    words = [f"word{chance.randrange(5000)}" for _ in range(PROMPT_BYTES // 9)]
+    text = " ".join(words)[: PROMPT_BYTES - len(SYSTEM_PROMPT)]
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": text}]
+
+
+def bodies(count: int, chance: random.Random) -> list[bytes]:
+    made: list[bytes] = []
+    for number in range(count):
+        messages = chat(chance)
+        if number % 2 and made:
+            earlier = json.loads(made[chance.randrange(len(made))])["messages"][:2]
+            messages = [*earlier, {"role": "assistant", "content": "Yes."}, *messages[1:]]
+            messages[-1]["content"] = "And then?"
+        made.append(json.dumps({"model": "m", "stream": True, "messages": messages}).encode())
+    return made
+
+
+def report(name: str, seconds: list[float]) -> None:
+    cuts = quantiles(seconds, n=100)
+    print(f"{name:<44}{cuts[49] * 1e6:8.1f}{cuts[98] * 1e6:8.1f}")
+
+
+def timed(calls: list[Callable[[], object]]) -> list[float]:
+    taken = []
+    for call in calls:
+        started = perf_counter()
+        call()
+        taken.append(perf_counter() - started)
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--policy", choices=[*REGISTRY, "all"], default="cache_aware")
+    parser.add_argument("--rounds", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    sent = bodies(options.rounds, chance)
+    gc.collect()
+    gc.freeze()
+
+    print(f"{'microseconds':<44}{'p50':>8}{'p99':>8}")
+    requests: list[RequestFacts] = []
+
+    def read(body: bytes) -> None:
+        requests.append(read_facts(ROUTE, body, "application/json", {}))
+
+    report("read_facts, 16 KB chat", timed([lambda body=body: read(body) for body in sent]))
+    for name in REGISTRY if options.policy == "all" else [options.policy]:
+        for size in (2, 64, 512):
+            workers = [
+                Worker(f"http://10.0.{i // 256}.{i % 256}:30000", f"worker-{i}")
+                for i in range(size)
+            ]
+            for worker in workers:
+                worker.in_flight = chance.randrange(8)
+            policy = build_policy(name, PolicyConfig(), chance)
+            choosing, writing = [], []
+            for request in requests:
+                started = perf_counter()
+                choice = policy.choose(request, workers, 0.0)
+                chosen = perf_counter()
+                receipt(choice, workers, policy=name, decision_seconds=0.0, limit=8)
+                choosing.append(chosen - started)
+                writing.append(perf_counter() - chosen)
+            report(f"{name}: choose among {size}", choosing)
+            report(f"{name}: receipt among {size}", writing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""All policies, found by their names. Importing this package registers every one of them."""
+
+from __future__ import annotations
+
+from random import Random
+
+from router.policies import cache_aware, power_of_two, random, round_robin, shortest_queue
+from router.policies.base import REGISTRY, Choice, Policy, PolicyConfig
+
+__all__ = [
+    "REGISTRY",
+    "Choice",
+    "Policy",
+    "PolicyConfig",
+    "UnknownPolicy",
+    "build_policy",
+    "cache_aware",
+    "power_of_two",
+    "random",
+    "round_robin",
+    "shortest_queue",
+]
+
+
+class UnknownPolicy(ValueError):
+    """No policy has this name. The message names those there are."""
+
+
+def build_policy(name: str, config: PolicyConfig, random: Random) -> Policy:
+    """A fresh policy; `random` is its only source of chance. Raises UnknownPolicy."""
+    factory = REGISTRY.get(name)
+    if factory is None:
+        raise UnknownPolicy(f"unknown policy {name!r}; expected one of {', '.join(REGISTRY)}")
+    return factory(config, random)

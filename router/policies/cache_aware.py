@@ -1,0 +1,98 @@
+"""The worker that most likely has the start of the prompt in its cache, unless it is overloaded.
+
+A worker is *overloaded* when it has more in flight than the least loaded candidate by both
+thresholds: `load - least > balance_abs_threshold` and `load > balance_rel_threshold * least`.
+
+1. Nobody is overloaded: the longest prefix wins, if it is more than `cache_threshold` of the
+   prompt (`prefix_match`); of several equal ones the least loaded.
+2. Somebody is overloaded: of the workers that hold more than `cache_threshold` of the prompt and
+   are not overloaded themselves, the least loaded (`prefix_spill`); of equal ones the longest
+   prefix.
+3. Otherwise the least loaded of all: `imbalanced` if somebody is overloaded, else `least_loaded`.
+
+Every decision is remembered as the chosen worker's prefix. A worker that is away keeps its
+prefixes; only `forget` takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from router.core.facts import RequestFacts
+from router.core.prefix import PrefixIndex, matched_bytes
+from router.core.worker import Worker
+from router.policies.base import Choice, Column, Policy, PolicyConfig, least, loads, policy
+
+
+@policy("cache_aware")
+class CacheAwarePolicy(Policy):
+    """Reasons: `only_candidate`, `prefix_match`, `prefix_spill`, `imbalanced`, `least_loaded`."""
+
+    prefixes: PrefixIndex
+
+    def __init__(self, config: PolicyConfig, random: Random) -> None:
+        self._config = config
+        self._random = random
+        self.prefixes = PrefixIndex(config.max_tree_size)
+
+    def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
+        in_flight = loads(candidates)
+        matches = self._matches(request, candidates)
+        chosen, reason = self._pick(in_flight, matches)
+        worker = candidates[chosen]
+        self.prefixes.insert(request.blocks, worker.node_id)
+        known = bool(request.blocks)
+        return Choice(
+            worker,
+            reason if len(candidates) > 1 else "only_candidate",
+            {"in_flight": in_flight, "prefix_match": matches},
+            _ranks(in_flight, matches, by_match=reason == "prefix_match"),
+            int(matches[chosen] * request.input_tokens) if known else None,
+            matches[chosen] if known else None,
+        )
+
+    def _matches(self, request: RequestFacts, candidates: Sequence[Worker]) -> list[float]:
+        """The part of the prompt, 0..1, that each candidate holds."""
+        depths = self.prefixes.match(request.blocks)
+        if not depths:
+            return [0.0] * len(candidates)
+        size = request.text_bytes
+        parts = {
+            depth: round(matched_bytes(depth, size) / size, 4) for depth in set(depths.values())
+        }
+        parts[0] = 0.0
+        return [parts[depths.get(worker.node_id, 0)] for worker in candidates]
+
+    def _pick(self, in_flight: list[int], matches: list[float]) -> tuple[int, str]:
+        config = self._config
+        minimum = min(in_flight)
+        # Above this a worker is over both thresholds.
+        bearable = max(
+            minimum + config.balance_abs_threshold, minimum * config.balance_rel_threshold
+        )
+        imbalanced = max(in_flight) > bearable
+        longest = max(matches)
+        if longest > config.cache_threshold:
+            if not imbalanced:
+                holders = [i for i, match in enumerate(matches) if match == longest]
+                nearest = least([in_flight[i] for i in holders], self._random)
+                return holders[nearest], "prefix_match"
+            holders = [
+                i
+                for i, match in enumerate(matches)
+                if match > config.cache_threshold and in_flight[i] <= bearable
+            ]
+            if holders:
+                # A load is whole and a match at most 1, so a match only decides between equals.
+                nearest = least([in_flight[i] - matches[i] / 2 for i in holders], self._random)
+                return holders[nearest], "prefix_spill"
+        return least(in_flight, self._random), "imbalanced" if imbalanced else "least_loaded"
+
+
+def _ranks(in_flight: list[int], matches: list[float], *, by_match: bool) -> Column:
+    if not by_match:
+        return in_flight
+    # The longest prefix first, then the least loaded: a load never outweighs a step of a match,
+    # which are rounded to four digits.
+    return [load - 1e9 * match for load, match in zip(in_flight, matches, strict=True)]

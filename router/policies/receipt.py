@@ -1,0 +1,48 @@
+"""The receipt of a decision: the candidates with the numbers that were compared, for the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.core.worker import Worker
+from router.policies.base import Choice
+from tracking.trace import Candidate, Decision, DecisionQuality
+
+
+def receipt(
+    choice: Choice,
+    candidates: Sequence[Worker],
+    *,
+    policy: str,
+    decision_seconds: float,
+    limit: int | None,
+    load_age_seconds: float = 0.0,
+    quality: DecisionQuality = "exact",
+) -> Decision:
+    """What to write down of `choice` among `candidates`, the sequence it was made from.
+
+    At most `limit` candidates (None: all), the chosen one first, then the others from the best
+    down. The numbers are those the policy saw, whatever has happened since.
+    """
+    chosen = candidates.index(choice.worker)
+    order = sorted(range(len(candidates)), key=choice.ranks.__getitem__)
+    order.remove(chosen)
+    order.insert(0, chosen)
+    columns = choice.columns.items()
+    return Decision(
+        policy=policy,
+        reason=choice.reason,
+        quality=quality,
+        candidate_count=len(candidates),
+        candidates=[
+            Candidate(
+                node_id=candidates[i].node_id,
+                worker_url=candidates[i].url,
+                chosen=i == chosen,
+                numbers={name: column[i] for name, column in columns},
+            )
+            for i in (order if limit is None else order[: max(1, limit)])
+        ],
+        load_age_seconds=load_age_seconds,
+        decision_seconds=decision_seconds,
+    )
