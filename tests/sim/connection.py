@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import cast
 from urllib.parse import parse_qsl, unquote
 
 import httptools
@@ -105,8 +106,7 @@ class Connection(asyncio.Protocol):
     # transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._all.add(self)
         raw = transport.get_extra_info("socket")
         if raw.family != socket.AF_UNIX:
