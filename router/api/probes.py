@@ -92,7 +92,7 @@ class ProbesApi:
         return text_response("No routers with healthy workers available", 503)
 
     async def models(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        served = sorted({w.model_id for w in self._fleet.workers if w.model_id is not None})
+        served = sorted({name for w in self._fleet.workers for name in models_of(w)})
         if not served:
             raise NoWorker("No models available")
         return json_response(
@@ -110,3 +110,9 @@ class ProbesApi:
                 }
             )
         )
+
+
+def models_of(worker: Worker) -> tuple[str, ...]:
+    if worker.model_ids:
+        return worker.model_ids
+    return () if worker.model_id is None else (worker.model_id,)

@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from router.core.breaker import BreakerState
 from router.metrics import families as f
 from router.metrics.families import Family
 from router.metrics.histogram import Histogram
@@ -36,6 +37,7 @@ ROUTER_TYPE = "http"
 BACKEND_TYPE = "regular"
 CONNECTION_MODE = "http"
 WORKER_TYPE = "regular"
+BREAKER_STATES: Mapping[BreakerState, int] = {"closed": 0, "open": 1, "half_open": 2}
 
 Labels = tuple[str, ...]
 
@@ -102,6 +104,9 @@ class MetricsCollector(Collector):
         yield gauge(f.POOL_SIZE, pool.items())
         yield gauge(f.WORKER_ACTIVE, [((label(w),), w.in_flight) for w in workers])
         yield gauge(f.WORKER_HEALTH, [((label(w),), int(w.healthy)) for w in workers])
+        yield gauge(
+            f.BREAKER_STATE, [((label(w),), BREAKER_STATES[w.breaker.state]) for w in workers]
+        )
         yield gauge(
             f.WORKER_INFO, [((w.node_id, label(w), w.model_id or UNKNOWN), 1) for w in workers]
         )
@@ -188,6 +193,15 @@ def worker_series(all_series: Sequence[WorkerSeries], metrics: Metrics) -> Itera
             ((w[0], "" if status is None else str(status), error or ""), n)
             for w, s in named
             for (status, error), n in s.attempts.items()
+        ),
+    )
+    label = metrics.worker_label
+    yield counter(
+        f.BREAKER_TRANSITIONS,
+        (
+            ((label(s.worker), *change), n)
+            for s in all_series
+            for change, n in s.breaker_changes.items()
         ),
     )
     yield counter(f.INPUT_TOKENS, ((w, s.input_tokens) for w, s in named))

@@ -82,6 +82,18 @@ WORKER_ERRORS: Final = Family(
     ("worker_type", "connection_mode", "error_type"),
     "Attempts that failed by the fault of the worker: a 5xx, no answer, a broken one.",
 )
+BREAKER_STATE: Final = Family(
+    "smg_worker_cb_state",
+    "gauge",
+    ("worker",),
+    "Circuit breaker of the worker: 0 closed, 1 open, 2 half open.",
+)
+BREAKER_TRANSITIONS: Final = Family(
+    "smg_worker_cb_transitions_total",
+    "counter",
+    ("worker", "from", "to"),
+    "Changes of state of the worker's circuit breaker.",
+)
 
 REQUESTS: Final = Family(
     "trace_router_requests_total",
@@ -199,6 +211,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(HTTP_REQUESTS, HTTP_RESPONSES, HTTP_DURATION, HTTP_ACTIVE, RATE_LIMIT),
     *(ROUTER_REQUESTS, ROUTER_ERRORS, UPSTREAM_RESPONSES),
     *(POOL_SIZE, WORKER_ACTIVE, WORKER_HEALTH, SELECTIONS, WORKER_ERRORS),
+    *(BREAKER_STATE, BREAKER_TRANSITIONS),
     *(REQUESTS, DURATION, TTFT, GAPS, QUEUE, OVERHEAD, QUEUED),
     *(DECISIONS, ATTEMPTS, ATTEMPT_DURATION),
     *(INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, CACHE_KNOWN_TOKENS, WORKER_INFO),

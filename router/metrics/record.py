@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from router.core.worker import Worker
+from router.core.worker import Change, Worker
 from router.metrics.histogram import (
     DURATION_BUCKETS,
     FLUSH_BUCKETS,
@@ -93,6 +93,7 @@ class WorkerSeries:
         "_all_selections",
         "attempt_seconds",
         "attempts",
+        "breaker_changes",
         "cache_known_tokens",
         "cached_tokens",
         "decisions",
@@ -114,6 +115,7 @@ class WorkerSeries:
         self.durations: defaultdict[tuple[str, Status], Histogram] = metrics.histograms()
         self.decisions: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.attempts: defaultdict[tuple[int | None, ErrorType | None], int] = defaultdict(int)
+        self.breaker_changes: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.input_tokens = 0
         self.output_tokens = 0
         self.cached_tokens = 0
@@ -134,7 +136,13 @@ class WorkerSeries:
         self._all_attempts[http_status, error_type] += 1
         self.attempt_seconds.observe(duration_seconds)
 
+    def changed(self, worker: Worker, change: Change) -> None:
+        """Listens to the worker's changes of state."""
+        if change.what == "breaker":
+            self.breaker_changes[change.before, change.after] += 1
+
     def count(self, ended: EndedRequest) -> None:
+        """What a request that ended says of the last worker it was sent to."""
         if ended.ttft_seconds is not None:
             self.ttft.observe(ended.ttft_seconds)
         if ended.input_tokens is not None:
@@ -189,15 +197,18 @@ class Metrics:
         return self._series.values()
 
     def worker(self, worker: Worker) -> WorkerSeries:
-        """The series of a worker, made when first asked for."""
+        """The series of a worker, made (and told of its changes) when first asked for."""
         series = self._series.get(worker)
         if series is None:
             series = self._series[worker] = WorkerSeries(worker, self)
+            worker.listeners.append(series.changed)
         return series
 
     def forget(self, worker: Worker) -> None:
         """The worker was removed: its series are no longer shown."""
-        self._series.pop(worker, None)
+        series = self._series.pop(worker, None)
+        if series is not None:
+            worker.listeners.remove(series.changed)
 
     def worker_label(self, worker: Worker) -> str:
         """The `worker` label: the URL, or the node's name where URLs are to be hidden."""

@@ -12,6 +12,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from router.core.breaker import Breaker, BreakerSettings
+from router.core.health import Health, HealthSettings
 from router.core.worker import Worker
 from router.metrics import EndedRequest, Exposition, Metrics, Sources, WorkerSeries
 from router.metrics.labels import MAX_UNLISTED_MODELS
@@ -26,9 +28,16 @@ class Rig:
 
     def __init__(self, *, hide_worker_urls: bool = False) -> None:
         self.workers = [
-            Worker("http://localhost:30005", "worker-0"),
-            Worker("http://localhost:30006", "worker-1"),
+            Worker(
+                f"http://localhost:{30005 + n}",
+                f"worker-{n}",
+                health=Health(HealthSettings(failure_threshold=1)),
+                breaker=Breaker(BreakerSettings(failure_threshold=1)),
+            )
+            for n in range(2)
         ]
+        for worker in self.workers:
+            worker.health.probe_succeeded()
         self.store: StoreState | None = STORE
         self.open = 0
         self.queued = 0
@@ -390,7 +399,7 @@ def test_tokens_are_counted_per_worker_and_the_hit_rate_divides_by_known_ones_on
 
 def test_the_state_of_the_workers_is_read_at_the_scrape(rig: Rig) -> None:
     rig.workers[0].start()
-    rig.workers[1].healthy = False
+    rig.workers[1].health.probe_failed("refused")
     rig.workers[1].model_id = "m2"
     first = "http://localhost:30005"
     assert rig.value("smg_worker_requests_active", worker=first) == 1
@@ -398,6 +407,30 @@ def test_the_state_of_the_workers_is_read_at_the_scrape(rig: Rig) -> None:
     assert rig.value("smg_worker_health", worker="http://localhost:30006") == 0
     assert rig.value("smg_worker_pool_size", model="m2") == 1
     assert rig.value("trace_router_worker_info", node_id="worker-0", worker=first) == 1
+
+
+def test_the_circuit_breaker_is_shown_with_its_changes(rig: Rig) -> None:
+    rig.series()
+    permit = rig.workers[0].begin(now=0.0)
+    assert permit is not None
+    first = "http://localhost:30005"
+    assert rig.value("smg_worker_cb_state", worker=first) == 0
+    rig.workers[0].end(permit, "failure", now=1.0)
+    assert rig.value("smg_worker_cb_state", worker=first) == 1
+    assert rig.samples("smg_worker_cb_transitions_total") == {
+        (("from", "closed"), ("to", "open"), ("worker", first)): 1
+    }
+    assert rig.workers[0].begin(now=1000.0) is not None
+    assert rig.value("smg_worker_cb_state", worker=first) == 2
+
+
+def test_a_removed_worker_is_listened_to_no_longer(rig: Rig) -> None:
+    worker = rig.workers[0]
+    series = rig.series()
+    rig.metrics.forget(worker)
+    assert worker.listeners == []
+    rig.metrics.forget(worker)
+    assert rig.series() is not series
 
 
 def test_worker_urls_can_be_hidden() -> None:

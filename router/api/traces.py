@@ -1,0 +1,150 @@
+"""The trace view over HTTP: `/v1/traces` and what is below it.
+
+Handlers raise RouterError; whoever dispatches turns it into an answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from router.api.http import json_response, read_body
+from router.api.routing import Handler, Route
+from router.errors import BadRequest, NotFound, StoreDown, TracingOff
+from tracking.query import QueryError, parse_query
+from tracking.view import StoreUnavailable, TraceView
+
+MAX_BATCH: Final = 1000
+MAX_BATCH_BYTES: Final = 1 << 20
+RETRY_AFTER_SECONDS: Final = 2.0
+# Never ids of requests: these are, or will be, paths of their own.
+RESERVED: Final = frozenset({"batch", "export", "stats", "stream"})
+
+
+class BatchRequest(msgspec.Struct):
+    """Body of POST /v1/traces/batch."""
+
+    request_ids: list[str]
+
+
+class TracesApi:
+    """Answers from a TraceView; None where tracing is off."""
+
+    def __init__(self, view: TraceView | None) -> None:
+        self._view = view
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/v1/traces", told(self.page), "key"),
+            Route("DELETE", "/v1/traces", told(self.delete_all), "delete"),
+            Route("GET", "/v1/traces/stats", told(self.stats), "key"),
+            Route("POST", "/v1/traces/batch", told(self.batch), "key"),
+            Route("GET", "/v1/traces/{request_id}", told(self.get), "key"),
+            Route("DELETE", "/v1/traces/{request_id}", told(self.delete), "delete"),
+        ]
+
+    @property
+    def view(self) -> TraceView:
+        if self._view is None:
+            raise TracingOff("Request tracking is not enabled")
+        return self._view
+
+    async def page(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        view = self.view
+        asked = list(request.query.items())
+        found = await view.list(parse_query(asked))
+        headers = {}
+        if found.next_cursor is not None:
+            headers["Link"] = next_link(asked, found.next_cursor)
+        if found.partial is not None:
+            headers["X-Trace-Partial"] = found.partial
+        return json_response(json_array(found.rows), headers=headers)
+
+    async def stats(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        view = self.view
+        refuse_parameters(request)
+        return json_response(await view.stats())
+
+    async def get(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        view = self.view
+        request_id = params["request_id"]
+        if request_id in RESERVED:
+            raise no_such_trace(request_id)
+        found = await view.get([request_id])
+        record = found.records[0]
+        if record is None:
+            raise no_such_trace(request_id)
+        return json_response(record)
+
+    async def batch(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        view = self.view
+        ids = batch_ids(await read_body(request, MAX_BATCH_BYTES))
+        found = await view.get(ids)
+        return json_response(json_array([r for r in found.records if r is not None]))
+
+    async def delete(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        view = self.view
+        deleted = await view.delete(params["request_id"])
+        if deleted == 0:
+            raise no_such_trace(params["request_id"])
+        return json_response(b'{"deleted":%d}' % deleted)
+
+    async def delete_all(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        view = self.view
+        # Whoever sends a filter means to keep the rest.
+        refuse_parameters(request)
+        return json_response(b'{"deleted":%d}' % await view.delete(None))
+
+
+def told(handler: Handler) -> Handler:
+    """`handler`, with what goes wrong in the view told to the client."""
+
+    async def handle(request: web.BaseRequest, params: dict[str, str]) -> web.StreamResponse:
+        try:
+            return await handler(request, params)
+        except QueryError as error:
+            raise BadRequest(str(error), param=error.parameter) from None
+        except StoreUnavailable as error:
+            down = StoreDown("the trace store cannot be reached; requests are still served")
+            down.retry_after_seconds = RETRY_AFTER_SECONDS
+            raise down from error
+
+    return handle
+
+
+def batch_ids(body: bytes) -> list[str]:
+    """The ids asked for, from an object or a bare array. Raises BadRequest."""
+    try:
+        asked = msgspec.json.decode(body, type=BatchRequest | list[str])
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
+        raise BadRequest(
+            f'expected {{"request_ids": [strings]}} or an array of strings: {error}',
+            param="request_ids",
+        ) from None
+    ids = asked.request_ids if isinstance(asked, BatchRequest) else asked
+    if len(ids) > MAX_BATCH:
+        raise BadRequest(f"at most {MAX_BATCH} ids, got {len(ids)}", param="request_ids")
+    return ids
+
+
+def next_link(asked: list[tuple[str, str]], cursor: str) -> str:
+    """The next page, under the caller's own parameters."""
+    kept = [(name, value) for name, value in asked if name != "cursor"]
+    return f'</v1/traces?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+
+
+def refuse_parameters(request: web.BaseRequest) -> None:
+    for name in request.query:
+        raise BadRequest(f"unknown parameter {name!r}: none is allowed here", param=name)
+
+
+def no_such_trace(request_id: str) -> NotFound:
+    shown = request_id if len(request_id) <= 128 else request_id[:128] + "..."
+    return NotFound(f"no trace with id {shown!a}")
+
+
+def json_array(records: list[bytes]) -> bytes:
+    return b"[%b]" % b",".join(records)
