@@ -238,5 +238,5 @@ def parse_retry_after(value: str | None, unix_seconds: float) -> float | None:
         date = parsedate_tz(value)
         # An HTTP date is in GMT; without that word the parser would take it for local time.
         return None if date is None else max(0.0, mktime_tz((*date[:9], 0)) - unix_seconds)
-    except (ValueError, OverflowError):  # it has the shape of a date, as 99 November has
+    except (ValueError, OverflowError):  # no such date
         return None

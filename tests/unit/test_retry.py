@@ -292,7 +292,6 @@ def test_an_outage_is_not_multiplied(full_outage: Failure) -> None:
         ("Sun, 06 Nov 1994 08:49:37 GMT", 37),
         ("Sun, 06 Nov 1994 08:49:37", 37),
         ("Sun, 06 Nov 1994 08:40:37 GMT", 0),
-        ("Sun, 99 Nov 1994 08:49:37 GMT", None),
         ("Sun, 06 Nov 99999999999999 08:49:37 GMT", None),
         ("soon", None),
         ("-5", None),
