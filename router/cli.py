@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from router.flags import ConfigError
@@ -23,6 +24,7 @@ usage: trace-router COMMAND ...
 
   serve           route requests; all flags: trace-router serve --help
   store           run a private Valkey for several routers on this host
+  traces clear    delete all traces of a fleet, at the store
   health          exit 0 when the router answers; for container health checks
   --version       print the version
 """
@@ -63,19 +65,19 @@ def serve(config: Config) -> int:
     from router.config import effective
     from router.logs import logging_to
 
-    try:
+    with ExitStack() as stack:
         logs = logging_to(
             level=config.log_level, format=config.log_format, directory=config.log_dir
         )
-        with logs:
-            log.info("Settings: %s", effective(config))
-            for warning in config.warnings:
-                log.warning("%s", warning)
-            return run(config)
-    except OSError as error:
-        if config.log_dir is not None and error.filename == config.log_dir:
-            raise ConfigError(f"--log-dir: {error.strerror}: {config.log_dir!r}") from None
-        raise
+        try:
+            stack.enter_context(logs)
+        except OSError as error:
+            reason = f"cannot log to {config.log_dir!r}: {error.strerror}"
+            raise ConfigError(f"--log-dir: {reason}") from None
+        log.info("Settings: %s", effective(config))
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        return run(config)
 
 
 def store_command(arguments: Sequence[str]) -> int:
@@ -108,6 +110,47 @@ async def _run_store(host: str, port: int, unix_socket: str | None) -> int:
         await stop.wait()
     finally:
         await store.stop()
+    return OK
+
+
+def traces_command(arguments: Sequence[str]) -> int:
+    """`traces clear`: delete all traces of a fleet, at the store."""
+    from router.configure import from_keywords
+
+    parser = argparse.ArgumentParser(prog="trace-router traces", allow_abbrev=False)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    clear = commands.add_parser(
+        "clear",
+        help="delete all traces of a fleet, at the store",
+        description="Delete all traces of a fleet and set its count of requests to 0. Needs no "
+        "router and no key but access to the store. What is not given comes from the "
+        "environment, as for serve.",
+        allow_abbrev=False,
+    )
+    clear.add_argument("--redis-url", metavar="URL")
+    clear.add_argument("--redis-url-file", metavar="PATH")
+    clear.add_argument("--fleet", metavar="NAME", help="(default: default)")
+    config = from_keywords(vars(parser.parse_args(arguments)), os.environ)
+    if config.redis_url is None:
+        raise ConfigError("--redis-url: expected the URL of the store to clear")
+    return asyncio.run(_clear_traces(config, config.redis_url))
+
+
+async def _clear_traces(config: Config, redis_url: str) -> int:
+    from router.config import masked
+    from tracking.store import Retention, TraceStore
+    from tracking.view import StoreUnavailable
+
+    retention = Retention(config.max_trace_entries, config.trace_ttl)
+    store = TraceStore.from_url(redis_url, config.fleet, retention, call_timeout_seconds=5)
+    try:
+        deleted = await store.delete_all()
+    except StoreUnavailable as error:
+        sys.stderr.write(f"trace-router: {masked(redis_url)} cannot be reached: {error}\n")
+        return FAILED
+    finally:
+        await store.close()
+    sys.stdout.write(f"{deleted} traces of fleet {config.fleet!r} deleted\n")
     return OK
 
 
@@ -173,5 +216,6 @@ def _print_version() -> int:
 COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
     "serve": serve_command,
     "store": store_command,
+    "traces": traces_command,
     "health": health_command,
 }

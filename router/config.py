@@ -165,8 +165,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         AtLeast1,
         Flag(
             ROUTING,
-            "cache_aware: characters of prompt prefixes remembered per worker.",
-            metavar="CHARACTERS",
+            "cache_aware: memory for the prompt prefixes of all workers together (sglang-router: "
+            "characters per worker).",
+            metavar="BYTES",
         ),
     ] = 67108864
 

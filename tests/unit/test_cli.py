@@ -94,7 +94,9 @@ def test_a_log_directory_that_cannot_be_used_ends_with_status_2(
     file = tmp_path / "file"
     file.touch()
     assert main(["serve", "--log-dir", str(file)]) == 2
-    assert "--log-dir" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"trace-router: --log-dir: cannot log to '{file}': File exists\n"
+    )
     assert app.ran == []
 
 

@@ -12,6 +12,8 @@ from router.config import Config, effective
 from router.configure import from_arguments, from_keywords
 from router.flag_docs import markdown
 from router.flags import ConfigError, Option, argument, options_of, variable
+from router.policies import REGISTRY, PolicyConfig
+from router.policytype import NOT_YET, PolicyType
 from router.worker_names import worker_names
 
 OPTIONS = options_of(Config)
@@ -360,6 +362,17 @@ def test_names_that_would_not_tell_workers_apart_are_refused(
     words: tuple[str, ...], message: str
 ) -> None:
     assert refusal(*words) == message
+
+
+def test_the_policies_that_can_be_asked_for_are_those_there_are() -> None:
+    assert {policy.value for policy in PolicyType} == set(REGISTRY)
+    assert not NOT_YET & set(REGISTRY)
+
+
+def test_a_policy_made_without_settings_has_the_flags_defaults() -> None:
+    config, policy = Config(), PolicyConfig()
+    for name in policy.__struct_fields__:
+        assert getattr(policy, name) == getattr(config, name)
 
 
 def test_the_page_of_flags_is_current() -> None:
