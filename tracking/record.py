@@ -1,0 +1,115 @@
+"""A trace on its way to the store: encoded once, carried as bytes.
+
+The store's record is three lines, `meta LF row LF detail`: JSON has no raw line feed, and scripts
+read the meta line only. `scripts/_common.lua` has the order of its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tracking.keys import index_text
+from tracking.lifecycle import TERMINAL, LiveTrace
+from tracking.trace import Attempt, Candidate, Status, Trace, TraceDetail, join_parts
+
+_encode: Final = msgspec.json.Encoder().encode
+_OVERHEAD_BYTES = 700  # of the objects around the bytes of a record kept here, measured roughly
+
+
+def record_key(trace: Trace) -> str:
+    """The router's own unique key of a trace."""
+    return trace.key or trace.request_id
+
+
+class Record:
+    """One version of one trace, encoded."""
+
+    __slots__ = (
+        "arrived_us", "detail", "engine_id", "key", "node_id", "owner", "request_id", "revision",
+        "row", "session_id", "status", "tally",
+    )  # fmt: skip
+
+    def __init__(self, live: LiveTrace, owner: str) -> None:
+        trace = live.trace
+        self.key = record_key(trace)
+        self.owner = owner
+        self.revision = live.revision
+        self.arrived_us = live.arrived_us
+        self.status: Status = trace.status
+        self.node_id = trace.node_id
+        self.request_id = trace.request_id
+        self.engine_id = trace.engine_request_id
+        self.session_id = trace.session_id
+        self.tally = (
+            b"\t".join(map(index_text, (trace.route, trace.routing_policy, trace.model)))
+            if trace.status in TERMINAL
+            else b""
+        )
+        self.row, self.detail = _encoded(trace), _encoded(live.detail)
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes while it is kept here."""
+        return len(self.row) + len(self.detail) + _OVERHEAD_BYTES
+
+    def stored(self) -> bytes:
+        """The record as the store keeps it."""
+        engine_id = "" if self.engine_id in (self.key, self.request_id) else self.engine_id
+        meta = b"\t".join(
+            (
+                b"%d\t%d" % (self.revision, self.arrived_us),
+                index_text(self.owner),
+                self.status.encode(),
+                index_text(self.node_id),
+                index_text(self.session_id),
+                b"" if self.request_id == self.key else index_text(self.request_id),
+                index_text(engine_id),
+            )
+        )
+        return b"%b\n%b\n%b" % (meta, self.row, self.detail)
+
+    def whole(self) -> bytes:
+        """The trace object as JSON, row and detail together."""
+        return join_parts(self.row, self.detail)
+
+    def renamed(self, rename: Callable[[str], str]) -> None:
+        """Replace node names made up while the store was away. Rare, so it may decode."""
+        trace = msgspec.json.decode(self.row, type=Trace)
+        detail = msgspec.json.decode(self.detail, type=TraceDetail)
+        rename_nodes(trace, detail, rename)
+        self.node_id, self.row, self.detail = trace.node_id, _encode(trace), _encode(detail)
+
+
+def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]) -> None:
+    """Apply `rename` to every node name in a trace."""
+    trace.node_id = rename(trace.node_id)
+    named: list[Attempt | Candidate] = [*detail.attempts]
+    if detail.decision is not None:
+        named += detail.decision.candidates
+    for part in named:
+        part.node_id = rename(part.node_id)
+
+
+def _encoded(part: Trace | TraceDetail) -> bytes:
+    try:
+        return _encode(part)
+    except UnicodeEncodeError:
+        # Header bytes that are not UTF-8 arrive as lone surrogates. The outcome must be kept.
+        return _encode(_scrubbed(msgspec.to_builtins(part)))
+
+
+def _scrubbed(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_scrubbed(k): _scrubbed(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_scrubbed(item) for item in value]
+    return value

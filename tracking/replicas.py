@@ -1,0 +1,146 @@
+"""This replica among the others: heartbeats, the fleet's clock and settings, lost requests.
+
+One task beats once a second. A beat prolongs this replica's lease, reads the store's clock, and
+learns the settings in force and whether the data is still the same. When beats went through without
+a gap for two leases, the replica also sweeps: requests of replicas whose lease ran out become `lost`.
+The wait keeps a hang of the store, in which every lease runs out, from making healthy routers look
+dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from tracking.health import StoreHealth
+from tracking.keys import LEASE_SECONDS
+from tracking.store import Beat, Retention, SchemaMismatch, TraceStore
+from tracking.view import StoreUnavailable
+
+log = logging.getLogger("tracking.replicas")
+
+BEAT_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 0.25
+SLOW_BEAT_SECONDS: Final = 0.1  # a round trip as long as this says too little about the clock
+
+
+class SweepGate:
+    """May this replica declare others dead? Told the time of each beat that went through.
+
+    A gap is one in which another replica, as late as a beat allows, could have lost its lease.
+    """
+
+    def __init__(self, lease_seconds: float, beat_seconds: float) -> None:
+        self._lease = lease_seconds
+        self._gap = lease_seconds - beat_seconds
+        self._since: float | None = None
+        self._last = 0.0
+
+    def beat(self, now: float) -> None:
+        if self._since is None or now - self._last > self._gap:
+            self._since = now
+        self._last = now
+
+    def open(self, now: float) -> bool:
+        return (
+            self._since is not None
+            and now - self._last <= self._gap
+            and now - self._since >= 2 * self._lease
+        )
+
+
+class Events(msgspec.Struct):
+    """Whom to tell of what a beat brought.
+
+    `synchronise(unix_us, at)` the store's clock at a monotonic second; `server_changed()` the data
+    may be another; `lease_lapsed()` others may have held us for dead.
+    """
+
+    synchronise: Callable[[int, float], None]
+    server_changed: Callable[[], None]
+    lease_lapsed: Callable[[], None]
+
+
+class Replicas:
+    """Keeps `owner` alive in the eyes of the fleet. `now` returns monotonic seconds."""
+
+    def __init__(
+        self,
+        store: TraceStore,
+        health: StoreHealth,
+        events: Events,
+        *,
+        owner: str,
+        own: Retention,
+        now: Callable[[], float],
+        lease_seconds: float = LEASE_SECONDS,
+        beat_seconds: float = BEAT_SECONDS,
+    ) -> None:
+        self.urls: list[str] = []
+        self.last: Beat | None = None
+        self._store = store
+        self._health = health
+        self._events = events
+        self._owner = owner
+        self._own = own
+        self._now = now
+        self._lease = lease_seconds
+        self._period = beat_seconds
+        self._gate = SweepGate(lease_seconds, beat_seconds)
+        self._told: Retention | None = None
+
+    async def beat(self) -> Beat:
+        """One heartbeat. Raises StoreUnavailable, SchemaMismatch."""
+        sent, urls = self._now(), list(self.urls)
+        try:
+            beat = await self._store.heartbeat(self._owner, lease_seconds=self._lease, urls=urls)
+        except (StoreUnavailable, SchemaMismatch) as error:
+            self._health.failed("heartbeat", error)
+            raise
+        received = self._now()
+        before, self.last = self.last, beat
+        if before is None or received - sent < SLOW_BEAT_SECONDS:
+            self._events.synchronise(beat.now_us, (sent + received) / 2)
+        self._gate.beat(received)
+        self._health.succeeded("heartbeat")
+        if before is not None and before.server != beat.server:
+            log.warning("trace store: the server or its data is another one; sending again")
+            self._events.server_changed()
+        elif before is not None and not beat.known:
+            self._events.lease_lapsed()
+        self._tell_settings(beat.retention)
+        return beat
+
+    async def sweep(self) -> int:
+        """Declare lost what dead replicas left, if this replica may. How many."""
+        swept = 0
+        more = self._gate.open(self._now())
+        while more:
+            lost, more = await self._store.sweep()
+            swept += lost
+        if swept:
+            log.warning("%d requests of a router that went away are lost", swept)
+        return swept
+
+    async def run(self, learnt: Callable[[Beat], Awaitable[None]]) -> None:
+        """Beat and sweep for ever; `learnt` is awaited after each beat."""
+        while True:
+            pause = self._period
+            try:
+                await learnt(await self.beat())
+                await self.sweep()
+            except (StoreUnavailable, SchemaMismatch):
+                pause = min(RETRY_SECONDS, self._period)  # told by the breaker, once
+            await asyncio.sleep(pause)
+
+    def _tell_settings(self, fleet: Retention) -> None:
+        if fleet not in (self._own, self._told):
+            log.info(
+                "the fleet keeps %d traces for %d s; this router asked for %d and %d s",
+                fleet.max_entries, fleet.ttl_seconds, self._own.max_entries, self._own.ttl_seconds,
+            )  # fmt: skip
+        self._told = fleet

@@ -1,0 +1,80 @@
+-- What every script shares; the loader puts it in front of each.
+--
+-- KEYS[1]  {fleet}:all, the index of all records. Every other key is derived from its prefix, so
+--          all keys of a fleet lie in one slot.
+-- ARGV[1]  own cap (records), ARGV[2] own retention (seconds): used while the fleet has no settings.
+--
+-- A record is one string of three lines: meta, row, detail. Scripts read the meta line only:
+--   revision, arrival (µs), owner, status, node, session, request id, engine id  (tab separated)
+-- request id is empty where it equals the record's key; session and engine id where there is none.
+--
+-- Held = arrival >= floor. The floor only rises: what was trimmed below it cannot be counted again.
+local P = string.sub(KEYS[1], 1, -4)
+local SLACK_SECONDS = 120
+local AHEAD_US = 5000000
+local META = '^(%d+)\t(%d+)\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t\n]*)\n'
+local OPEN = {queued = true, routed = true, processing = true}
+local STATUSES = {'queued', 'routed', 'processing', 'completed', 'failed', 'cancelled', 'rejected', 'lost'}
+
+-- Numbers as strings: Lua's own formatting loses microseconds.
+local function text(number) return string.format('%.0f', number) end
+
+local function time_us()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+local function parse(record)
+  local revision, score, owner, status, node, session, request_id, engine_id =
+    string.match(record, META)
+  if not revision then return nil end
+  return {revision = tonumber(revision), score = score, arrived = tonumber(score), owner = owner,
+    status = status, node = node, session = session, request_id = request_id, engine_id = engine_id}
+end
+
+local function stored_meta(key)
+  return parse(redis.call('GETRANGE', P .. 'r:' .. key, 0, 1023))
+end
+
+local function fleet_settings(now)
+  local s = redis.call('HMGET', P .. 'settings', 'cap', 'ttl', 'floor', 'old_ttl', 'raised_at', 'epoch')
+  local settings = {cap = tonumber(s[1] or ARGV[1]), ttl = tonumber(s[2] or ARGV[2]),
+    epoch = s[6] or '0'}
+  local floor = now - settings.ttl * 1000000
+  -- A stored floor far ahead was left by a clock that has since been set back.
+  if s[3] and tonumber(s[3]) <= now + AHEAD_US then floor = math.max(floor, tonumber(s[3])) end
+  -- Records written before the retention was raised still expire by the old one.
+  if s[4] then
+    floor = math.max(floor, math.min(tonumber(s[5]), now - tonumber(s[4]) * 1000000))
+  end
+  settings.base_floor = floor
+  return settings
+end
+
+local function floor_of(settings)
+  local nth = redis.call('ZREVRANGE', P .. 'all', settings.cap - 1, settings.cap - 1, 'WITHSCORES')
+  return math.max(settings.base_floor, tonumber(nth[2] or '0'))
+end
+
+-- Take a record out of everything that names it.
+local function remove(key)
+  local m = stored_meta(key)
+  redis.call('ZREM', P .. 'all', key)
+  if m then
+    redis.call('ZREM', P .. 'node:' .. m.node, key)
+    redis.call('ZREM', P .. 'status:' .. m.status, key)
+    if m.session ~= '' then redis.call('ZREM', P .. 'session:' .. m.session, key) end
+    if m.request_id ~= '' then redis.call('ZREM', P .. 'id:' .. m.request_id, key) end
+    if m.engine_id ~= '' then redis.call('ZREM', P .. 'engine:' .. m.engine_id, key) end
+    if OPEN[m.status] then redis.call('SREM', P .. 'open:' .. m.owner, key) end
+    redis.call('DEL', P .. 'r:' .. key)
+  end
+  return m
+end
+
+-- Remove at most `limit` records below the floor; returns how many it saw.
+local function collect(floor, limit)
+  local stale = redis.call('ZRANGEBYSCORE', P .. 'all', '-inf', '(' .. text(floor), 'LIMIT', 0, limit)
+  for _, key in ipairs(stale) do remove(key) end
+  return #stale
+end

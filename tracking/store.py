@@ -1,0 +1,329 @@
+"""The Redis side of the traces: each method is one script call, atomic and bounded.
+
+Nothing is decoded here but counts: records go in and come out as bytes. Every failure to reach the
+store, whatever its cause, is `StoreUnavailable`; nothing of redis-py leaks out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Final, Literal, cast
+
+import msgspec
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from tracking.keys import SCHEMA, Keys, index_text
+from tracking.query import TraceQuery
+from tracking.record import Record
+from tracking.trace import TraceError, join_parts
+from tracking.view import StoreUnavailable
+
+Reply = bytes | int | None | list["Reply"]
+Argument = bytes | str | int
+
+SCAN_BUDGET: Final = 2000  # index members looked at for one page: 2 to 4 ms of the server
+SWEEP_BATCH: Final = 100
+ROUTER_LOST: Final = TraceError("the router that handled this request went away", "router_lost")
+
+_FLAGS: Final[Mapping[str, str]] = {
+    "write": "", "bind_nodes": "",
+    "get": " flags=no-writes", "list": " flags=no-writes", "stats": " flags=no-writes",
+    # These must go through when the server is out of memory: they are small, or make room.
+    "delete": " flags=allow-oom", "heartbeat": " flags=allow-oom", "sweep": " flags=allow-oom",
+}  # fmt: skip
+
+
+class SchemaMismatch(Exception):
+    """The data in the store is written in a format more than one version away from ours."""
+
+
+class NodeNameTaken(ValueError):
+    """A worker's chosen name was also chosen for another worker that is in use."""
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How many records are held, and for how many seconds."""
+
+    max_entries: int
+    ttl_seconds: int
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A whole record found by id: its arrival (µs) and its JSON."""
+
+    arrived_us: int
+    body: bytes
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A page from the store. `next_cursor` is (arrival µs, key)."""
+
+    rows: list[bytes]
+    next_cursor: tuple[int, str] | None
+    budget_spent: bool
+
+
+class StoreStats(msgspec.Struct, frozen=True):
+    """Counts over the records held. `oldest_us` and `newest_us` are arrivals, None without any."""
+
+    total: int
+    active: int
+    oldest_us: int | None
+    newest_us: int | None
+    retention: Retention
+    per_node: dict[str, int]
+    per_status: dict[str, int]
+    per_route: dict[str, int]
+    per_policy: dict[str, int]
+    per_model: dict[str, int]
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """What a heartbeat learnt. `server` changes when the data may be another; `known` says that
+    our lease had not run out; `names` has for each URL sent the name bound to it, or None."""
+
+    now_us: int
+    retention: Retention
+    server: bytes
+    known: bool
+    schema: int
+    owners: list[str]
+    names: dict[str, str | None]
+
+
+class TraceStore:
+    """The records of one fleet in one Redis.
+
+    `client` is any redis-py asyncio client (single server, Sentinel's, or cluster) that does not
+    decode. `own` is used where the fleet has no settings yet. `call_timeout_seconds` bounds every
+    call, connecting included. `shebang` is for real servers; fakeredis cannot parse it.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        fleet: str,
+        own: Retention,
+        *,
+        call_timeout_seconds: float = 0.5,
+        shebang: bool = True,
+    ) -> None:
+        self._client = client
+        self._keys = Keys(fleet)
+        self._defaults = (own.max_entries, own.ttl_seconds)
+        self._timeout_seconds = call_timeout_seconds
+        self._scripts = {name: _Script(name, flags, shebang) for name, flags in _FLAGS.items()}
+
+    @classmethod
+    def from_url(
+        cls, url: str, fleet: str, own: Retention, *, call_timeout_seconds: float = 0.5
+    ) -> TraceStore:
+        """A store at `redis://`, `rediss://` or `unix://`. Does not connect.
+
+        Raises ValueError for another kind of URL.
+        """
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=16,
+            timeout=call_timeout_seconds,
+            socket_timeout=call_timeout_seconds,
+            socket_connect_timeout=call_timeout_seconds,
+            decode_responses=False,
+            # A pooled connection may have died with the server of before: that is worth one more
+            # try. All else is for the callers, who know what waiting would cost.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        )
+        client = Redis.from_pool(pool)
+        return cls(client, fleet, own, call_timeout_seconds=call_timeout_seconds)
+
+    async def write(self, records: Sequence[Record]) -> int:
+        """Write at most 100 records; those older than what is stored change nothing. How many
+        were taken."""
+        arguments: list[Argument] = []
+        for record in records:
+            arguments += (record.key, record.stored(), record.tally)
+        accepted, _added = cast(list[int], await self._call("write", *arguments))
+        return accepted
+
+    async def get(self, ids: Sequence[str]) -> list[Stored | None]:
+        """Whole records by request id, key or engine id; at most 1000."""
+        reply = cast(list[bytes | None], await self._call("get", *(index_text(one) for one in ids)))
+        return [None if record is None else _stored(record) for record in reply]
+
+    async def page(self, query: TraceQuery, *, scan_budget: int = SCAN_BUDGET) -> Listed:
+        """One page, newest first."""
+        score, key = query.cursor or ("", "")
+        why, last_score, last_key, *parts = cast(
+            list[bytes],
+            await self._call(
+                "list",
+                query.limit,
+                scan_budget,
+                str(score),
+                key,
+                index_text(query.node_id),
+                index_text(query.status),
+                index_text(query.session_id),
+                int(query.detail),
+            ),
+        )
+        rows = [join_parts(*part.split(b"\n", 1)) for part in parts] if query.detail else parts
+        cursor = None if why == b"end" else (int(last_score), last_key.decode())
+        return Listed(rows, cursor, why == b"budget")
+
+    async def stats(self) -> StoreStats:
+        total, active, oldest, newest, cap, ttl, nodes, statuses, tallies = cast(
+            tuple[int, int, bytes | None, bytes | None, int, int, list[Reply], list[Reply], list[Reply]],
+            await self._call("stats"),
+        )  # fmt: skip
+        by_kind: dict[str, dict[str, int]] = {"r": {}, "p": {}, "m": {}}
+        for field, count in _counts(tallies).items():
+            kind, _, name = field.partition(":")
+            by_kind[kind][name] = count
+        return StoreStats(
+            total=total,
+            active=active,
+            oldest_us=None if oldest is None else int(oldest),
+            newest_us=None if newest is None else int(newest),
+            retention=Retention(cap, ttl),
+            per_node=_counts(nodes),
+            per_status=_counts(statuses),
+            per_route=by_kind["r"],
+            per_policy=by_kind["p"],
+            per_model=by_kind["m"],
+        )
+
+    async def delete(self, record_id: str) -> int:
+        """Delete every record under an id. How many were held."""
+        return cast(int, await self._call("delete", "one", index_text(record_id)))
+
+    async def delete_all(self) -> int:
+        """Delete all records, at once for every reader; frees their room before it returns."""
+        deleted = cast(int, await self._call("delete", "all"))
+        while await self._call("delete", "collect"):
+            await asyncio.sleep(0)
+        return deleted
+
+    async def heartbeat(
+        self, owner: str, *, lease_seconds: float, urls: Sequence[str], schema: int = SCHEMA
+    ) -> Beat:
+        """Prolong the lease of `owner`. Raises SchemaMismatch."""
+        try:
+            now, cap, ttl, server, known, fleet_schema, owners, names = cast(
+                tuple[bytes, int, int, bytes, int, int, list[bytes], list[bytes | None]],
+                await self._call(
+                    "heartbeat", owner, int(lease_seconds * 1000), schema, "\n".join(urls)
+                ),
+            )
+        except _Refused as refusal:
+            stored = refusal.detail("SCHEMA")
+            raise SchemaMismatch(
+                f"the traces of fleet {self._keys.fleet!r} are kept in format {stored}, this router"
+                f" speaks {schema}: only neighbouring versions can share a store"
+            ) from None
+        return Beat(
+            now_us=int(now),
+            retention=Retention(cap, ttl),
+            server=server,
+            known=bool(known),
+            schema=fleet_schema,
+            owners=[one.decode() for one in owners],
+            names={
+                url: None if name is None else name.decode()
+                for url, name in zip(urls, names, strict=True)
+            },
+        )
+
+    async def leave(self, owner: str) -> None:
+        """End the lease of `owner`."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._client.delete(self._keys.replica(owner))
+                await self._client.zrem(self._keys.replicas, owner)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(str(error) or type(error).__name__) from error
+
+    async def sweep(self) -> tuple[int, bool]:
+        """Unfinished requests of dead replicas become `lost`, some at a time: how many did, and
+        whether more are left."""
+        error = msgspec.json.encode(ROUTER_LOST)
+        lost, more = cast(list[int], await self._call("sweep", SWEEP_BATCH, error))
+        return lost, bool(more)
+
+    async def bind_nodes(self, owner: str, proposals: Sequence[tuple[str, str, bool]]) -> list[str]:
+        """Names for (URL, proposed name, chosen by a person). Raises NodeNameTaken."""
+        arguments: list[Argument] = [owner]
+        for url, name, chosen in proposals:
+            arguments += (url, name, int(chosen))
+        try:
+            names = cast(list[bytes], await self._call("bind_nodes", *arguments))
+        except _Refused as refusal:
+            name, url = refusal.detail("NODE_TAKEN").split("\t")
+            raise NodeNameTaken(f"node name {name!r} is already given to worker {url}") from None
+        return [name.decode() for name in names]
+
+    async def close(self) -> None:
+        try:
+            await self._client.aclose()
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _call(self, name: str, *arguments: Argument) -> Reply:
+        script = self._scripts[name]
+        sent = (self._keys.all, *self._defaults, *arguments)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                try:
+                    return cast(Reply, await self._client.evalsha(script.sha, 1, *sent))
+                except NoScriptError:
+                    # The server was restarted or flushed. EVAL also works behind a cluster client.
+                    return cast(Reply, await self._client.eval(script.source, 1, *sent))
+        except ResponseError as error:
+            if _Refused.is_ours(error):
+                raise _Refused(str(error)) from error
+            raise StoreUnavailable(f"{name}: {error}") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(str(error) or type(error).__name__) from error
+
+
+class _Refused(Exception):
+    """A script's own error reply: a word, then details."""
+
+    _WORDS: Final[tuple[Literal["SCHEMA", "NODE_TAKEN"], ...]] = ("SCHEMA", "NODE_TAKEN")
+
+    @classmethod
+    def is_ours(cls, error: ResponseError) -> bool:
+        return str(error).startswith(cls._WORDS)
+
+    def detail(self, word: str) -> str:
+        return str(self).removeprefix(word).strip()
+
+
+class _Script:
+    __slots__ = ("sha", "source")
+
+    def __init__(self, name: str, flags: str, shebang: bool) -> None:
+        folder = resources.files("tracking") / "scripts"
+        parts = [(folder / part).read_text() for part in ("_common.lua", f"{name}.lua")]
+        self.source = (f"#!lua{flags}\n" if shebang else "") + "\n".join(parts)
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+def _stored(record: bytes) -> Stored:
+    meta, row, detail = record.split(b"\n", 2)
+    return Stored(int(meta.split(b"\t", 2)[1]), join_parts(row, detail))
+
+
+def _counts(flat: Sequence[Reply]) -> dict[str, int]:
+    pairs = cast(list[bytes | int], flat)
+    return {
+        cast(bytes, name).decode("utf-8", "replace"): cast(int, count)
+        for name, count in zip(pairs[::2], pairs[1::2], strict=True)
+    }

@@ -1,0 +1,338 @@
+"""The traces of this replica and of the fleet: one object that a router starts, feeds and asks.
+
+It puts the parts together (store, writer, heartbeats, names, a private server where none is given)
+and joins what the store holds with what only this replica knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from tracking.embedded import EmbeddedStore, NoServerProgram
+from tracking.health import StoreHealth
+from tracking.keys import index_text
+from tracking.lifecycle import LiveTrace
+from tracking.nodes import NodeNames, renaming
+from tracking.query import TraceQuery, encode_cursor
+from tracking.record import Record
+from tracking.replicas import Events, Replicas
+from tracking.store import Beat, Retention, Stored, StoreStats, TraceStore
+from tracking.trace import rfc3339
+from tracking.view import Found, Page, StoreState, StoreUnavailable
+from tracking.writer import DEFAULT_BUFFER_BYTES, TraceWriter, WriterStats
+
+log = logging.getLogger("tracking")
+
+START_SECONDS: Final = 2.0  # how long a start waits for the store
+FLUSH_SECONDS: Final = 0.4  # how long a query waits for this replica's own changes
+QUERY_SECONDS: Final = 0.5
+LOCAL_BUDGET: Final = 20_000  # records known here that a list looks at while the store is away
+OPEN_STATUSES: Final = ("queued", "routed", "processing")
+PRIVATE: Final = (
+    "No --redis-url: traces are kept in a private store, visible at this router only, gone when it"
+    " stops"
+)
+
+
+class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`redis_url` None: a private server is started. `buffer_bytes` bounds what an outage of the
+    store may pile up here."""
+
+    router_id: str
+    redis_url: str | None = None
+    fleet: str = "default"
+    max_entries: int = 100_000
+    ttl_seconds: int = 3600
+    buffer_bytes: int = DEFAULT_BUFFER_BYTES
+
+
+class Tracker:
+    """Implements `view.TraceView`, and takes changed traces (`put`).
+
+    `now` returns monotonic seconds; `synchronise(unix_us, at)` is told the store's clock; `renamed`
+    is told {url: name} when names given by `bind_nodes` have changed; `on_flush(seconds, records)` is
+    told of each commit. Raises ValueError for a URL or a fleet name that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: TrackerConfig,
+        *,
+        now: Callable[[], float],
+        synchronise: Callable[[int, float], None],
+        renamed: Callable[[dict[str, str]], None] = lambda _names: None,
+        on_flush: Callable[[float, int], None] | None = None,
+    ) -> None:
+        if config.max_entries < 1 or config.ttl_seconds < 1:
+            raise ValueError("max_entries and ttl_seconds must be at least 1")
+        self._config = config
+        self._now = now
+        self._renamed = renamed
+        self._embedded: EmbeddedStore | None = None
+        url = config.redis_url
+        if url is None:
+            self._embedded = EmbeddedStore()
+            url = self._embedded.url
+        # A router that starts again under its old name is not the one that died.
+        self.owner = f"{config.router_id[:80]}/{secrets.token_hex(4)}"
+        self._own = Retention(config.max_entries, config.ttl_seconds)
+        self._health = StoreHealth()
+        self._tasks: list[asyncio.Task[None]] = []
+        # Short time limits: a store that hangs must not hold up an answer, nor a start.
+        self._store = TraceStore.from_url(
+            url,
+            config.fleet,
+            self._own,
+            call_timeout_seconds=QUERY_SECONDS,
+        )
+        self._writer = TraceWriter(
+            self._store,
+            self._health,
+            owner=self.owner,
+            now=now,
+            buffer_bytes=config.buffer_bytes,
+            on_flush=on_flush,
+        )
+        self._nodes = NodeNames(self._store, self.owner)
+        self._replicas = Replicas(
+            self._store,
+            self._health,
+            Events(
+                synchronise=synchronise,
+                server_changed=self._writer.send_again,
+                lease_lapsed=self._writer.rewrite_open,
+            ),
+            owner=self.owner,
+            own=self._own,
+            now=now,
+        )
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, waiting at most 2 s; without the store it goes on and connects later.
+
+        Raises NoServerProgram (private store only) and SchemaMismatch.
+        """
+        log.info("Initializing request tracker")
+        if self._embedded is not None:
+            log.info(PRIVATE)
+            await self._embedded.start()
+        end = self._now() + START_SECONDS
+        while not self._health.up and self._now() < end - QUERY_SECONDS:
+            try:
+                await self._replicas.beat()
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+        self._spawn(self._writer.run(), "trace writer")
+        self._spawn(self._replicas.run(self._learn), "trace heartbeat")
+        if self._embedded is not None:
+            self._spawn(self._keep_embedded(self._embedded), "private trace store")
+
+    async def close(self, deadline_seconds: float) -> None:
+        """Commit what is left, at most so long, then leave the fleet and stop everything."""
+        if self._tasks:
+            await self._writer.close(deadline_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        try:
+            if self._health.up:
+                await self._store.leave(self.owner)
+            await self._store.close()
+        except StoreUnavailable as error:
+            log.info("trace store: gone before we left it (%s)", error)
+        if self._embedded is not None:
+            await self._embedded.stop()
+
+    async def bind_nodes(
+        self, urls: Sequence[str], names: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """List workers and learn their node names, in the order given.
+
+        `names` are names chosen by a person, by URL; the others are called worker-0, worker-1, ... A
+        URL that is bound in the store keeps its name. Without the store names are provisional, and
+        `renamed` tells when they change. Raises NodeNameTaken.
+        """
+        bound = await self._nodes.add(urls, names or {}, reachable=self._health.up)
+        self._replicas.urls = self._nodes.urls
+        if self._nodes.provisional:
+            self._writer.hold()
+        return bound
+
+    def forget_nodes(self, urls: Sequence[str]) -> None:
+        """List these workers no more. A name is free when no held record names it either."""
+        self._nodes.remove(urls)
+        self._replicas.urls = self._nodes.urls
+
+    async def _learn(self, beat: Beat) -> None:
+        before = self._nodes.names()
+        was_provisional = self._nodes.provisional
+        changed = await self._nodes.reconcile(beat.names)
+        if was_provisional:
+            self._writer.release(renaming(before, changed) if changed else None)
+        if changed:
+            self._renamed(changed)
+
+    async def _keep_embedded(self, embedded: EmbeddedStore) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            if not embedded.running:
+                log.error("the private trace store died; starting another")
+                try:
+                    await embedded.start()
+                except NoServerProgram as error:
+                    log.error("%s", error)
+
+    def _spawn(self, coroutine: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        task.add_done_callback(_report_crash)
+        self._tasks.append(task)
+
+    # --- the request path -----------------------------------------------------------------------
+
+    def put(self, live: LiveTrace) -> None:
+        """`live` was made or has changed. Never waits."""
+        self._writer.put(live)
+
+    # --- answers --------------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[str]) -> Found:
+        """Traces by request id, record key or engine id. Raises StoreUnavailable unless every id is
+        known here."""
+        if not ids:
+            return Found([])
+        flushed = await self._flushed()
+        stored: list[Stored | None] | None = None
+        failure: StoreUnavailable | None = None
+        try:
+            self._require_store()
+            stored = await self._store.get(ids)
+        except StoreUnavailable as error:
+            failure = error
+        if stored is not None and flushed:
+            return Found([None if one is None else one.body for one in stored])
+        found: list[bytes | None] = []
+        for one_id, theirs in zip(ids, stored or [None] * len(ids), strict=True):
+            ours = self._writer.known(one_id)
+            if ours is not None and (theirs is None or ours.arrived_us >= theirs.arrived_us):
+                found.append(ours.whole())
+            elif failure is not None:
+                raise failure
+            else:
+                found.append(None if theirs is None else theirs.body)
+        return Found(found)
+
+    async def list(self, query: TraceQuery) -> Page:
+        """One page, newest first. Raises StoreUnavailable if nothing at all is known here."""
+        flushed = await self._flushed()
+        try:
+            self._require_store()
+            listed = await self._store.page(query)
+        except StoreUnavailable:
+            return self._local_page(query)
+        cursor = None if listed.next_cursor is None else encode_cursor(*listed.next_cursor)
+        if not flushed:
+            return Page(listed.rows, cursor, "store-unavailable")
+        return Page(listed.rows, cursor, "scan-budget" if listed.budget_spent else None)
+
+    async def stats(self) -> bytes:
+        """The stats object as JSON. Raises StoreUnavailable."""
+        await self._flushed()
+        self._require_store()
+        return msgspec.json.encode(self._stats_object(await self._store.stats()))
+
+    async def delete(self, record_id: str | None) -> int:
+        """Delete what is held under an id, or everything (None): how many. Raises
+        StoreUnavailable."""
+        await self._flushed()
+        self._require_store()
+        self._writer.forget(record_id)
+        if record_id is None:
+            return await self._store.delete_all()
+        return await self._store.delete(record_id)
+
+    def state(self) -> StoreState:
+        """State of store and writer as known now; no I/O."""
+        writer = self._writer.stats()
+        return StoreState(
+            kind="redis" if self._embedded is None else "embedded",
+            state="up" if self._health.up else "down",
+            buffered=writer.buffered,
+            buffered_bytes=writer.buffered_bytes,
+            dropped=writer.dropped_total,
+        )
+
+    def writer_stats(self) -> WriterStats:
+        """The writer's numbers, for metrics; no I/O."""
+        return self._writer.stats()
+
+    async def _flushed(self) -> bool:
+        """Whether the store has everything that this replica knows."""
+        return await self._writer.flush(FLUSH_SECONDS) and not self._writer.behind
+
+    def _require_store(self) -> None:
+        if not self._health.up:
+            raise StoreUnavailable("the trace store cannot be reached")
+
+    def _local_page(self, query: TraceQuery) -> Page:
+        known = sorted(
+            self._writer.all_known(LOCAL_BUDGET),
+            key=lambda record: (record.arrived_us, record.key),
+            reverse=True,
+        )
+        if not known:
+            raise StoreUnavailable("the trace store cannot be reached, and nothing is known here")
+        matching = [record for record in known if _matches(query, record)]
+        page = matching[: query.limit]
+        more = len(matching) > len(page)
+        return Page(
+            [record.whole() if query.detail else record.row for record in page],
+            encode_cursor(page[-1].arrived_us, page[-1].key) if more else None,
+            "store-unavailable",
+        )
+
+    def _stats_object(self, stats: StoreStats) -> dict[str, object]:
+        return {
+            "total_requests": stats.total,
+            "active_traces": stats.active,
+            "requests_per_node": stats.per_node,
+            "requests_per_status": stats.per_status,
+            "requests_per_route": stats.per_route,
+            "requests_per_policy": stats.per_policy,
+            "requests_per_model": stats.per_model,
+            "in_flight": sum(stats.per_status.get(status, 0) for status in OPEN_STATUSES),
+            "oldest_trace": None if stats.oldest_us is None else rfc3339(stats.oldest_us),
+            "newest_trace": None if stats.newest_us is None else rfc3339(stats.newest_us),
+            "total_traces": stats.active,
+            "node_distribution": stats.per_node,
+            "status_distribution": stats.per_status,
+            "route_distribution": stats.per_route,
+            "config": {
+                "enabled": True,
+                "max_entries": stats.retention.max_entries,
+                "ttl_seconds": stats.retention.ttl_seconds,
+            },
+            "store": self.state(),
+        }
+
+
+def _matches(query: TraceQuery, record: Record) -> bool:
+    return (
+        (query.cursor is None or (record.arrived_us, record.key) < query.cursor)
+        and query.status in (None, record.status)
+        and (not query.node_id or index_text(query.node_id) == index_text(record.node_id))
+        and (not query.session_id or index_text(query.session_id) == index_text(record.session_id))
+    )
+
+
+def _report_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s crashed", task.get_name(), exc_info=error)
