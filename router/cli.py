@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from router.flags import ConfigError
@@ -29,6 +30,7 @@ usage: trace-router COMMAND ...
   --version       print the version
 """
 OK, FAILED, MISUSED = 0, 1, 2
+STORE_CHECK_SECONDS: Final = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,27 +92,44 @@ def store_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=6379, help="0 for a free one (default: 6379)")
-    parser.add_argument("--unixsocket", metavar="PATH", help="also listen on this unix socket")
+    parser.add_argument(
+        "--unixsocket", action="store_true", help="listen on a unix socket only, for this user"
+    )
     asked = parser.parse_args(arguments)
-    return asyncio.run(_run_store(asked.host, asked.port, asked.unixsocket))
+    if not 0 <= asked.port <= 65535:
+        raise ConfigError(f"--port: expected a whole number from 0 to 65535, got {asked.port}")
+    port = 0 if asked.unixsocket else asked.port or _free_port(asked.host)
+    return asyncio.run(_run_store(asked.host, port))
 
 
-async def _run_store(host: str, port: int, unix_socket: str | None) -> int:
-    from tracking.embedded import EmbeddedStore
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+async def _run_store(host: str, port: int) -> int:
+    from tracking.embedded import EmbeddedStore, NoServerProgram
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     store = EmbeddedStore(host=host, port=port)
-    await store.start()
     try:
+        await store.start()
         sys.stdout.write(f"{store.url}\n")
         sys.stdout.flush()
-        await stop.wait()
+        while store.running:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), STORE_CHECK_SECONDS)
+                return OK
+        sys.stderr.write("trace-router: the store ended by itself\n")
+    except NoServerProgram as error:
+        sys.stderr.write(f"trace-router: {error}\n")
     finally:
         await store.stop()
-    return OK
+    return FAILED
 
 
 def traces_command(arguments: Sequence[str]) -> int:
@@ -182,8 +201,13 @@ def _health_problem(url: str, timeout_seconds: float) -> str | None:
     import ssl
     from urllib.parse import urlsplit
 
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise ConfigError(f"--url: expected http://HOST:PORT or https://HOST:PORT, got {url!r}")
     if parts.scheme == "https":
         # This asks whether our own server answers, not who it is.
         context = ssl._create_unverified_context()

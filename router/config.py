@@ -25,14 +25,15 @@ from router.flag_types import (
     HeaderName,
     Name,
     NodeId,
+    NotEmpty,
     PathPrefix,
     Port,
     Positive,
     RedisUrl,
     default_router_id,
     parse_admin_key,
-    parse_json,
     parse_log_level,
+    parse_mapping,
     parse_policy,
     parse_worker_url,
 )
@@ -58,7 +59,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- server
     host: Annotated[
-        str, Flag(SERVER, "Address to listen on; :: for IPv6, 0.0.0.0 for all of IPv4.")
+        NotEmpty, Flag(SERVER, "Address to listen on; :: for IPv6, 0.0.0.0 for all of IPv4.")
     ] = "0.0.0.0"
     port: Annotated[Port, Flag(SERVER, "TCP port to listen on; 0 takes a free one.")] = 30000
     tls_cert_path: Annotated[
@@ -110,7 +111,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             WORKERS,
             """Names of workers by their port, as JSON: {"30005": "cuda:2"}.""",
             allowed=f"a JSON object from ports to {NODE_ID_RULE}",
-            parse=parse_json,
+            parse=parse_mapping,
         ),
     ] = {}
     worker_startup_timeout_secs: Annotated[

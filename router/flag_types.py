@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -18,14 +19,15 @@ from router.policytype import NOT_YET, PolicyType
 Positive = Annotated[float, Meta(gt=0)]
 AtLeast0 = Annotated[int, Meta(ge=0)]
 AtLeast1 = Annotated[int, Meta(ge=1)]
+NotEmpty = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$&'*+.^_`|~-]{1,128}$")]
-PathPrefix = Annotated[str, Meta(pattern=r"^/[^\s?#]*$")]
-NodeId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$&'*+.^_`|~-]{1,128}\Z")]
+PathPrefix = Annotated[str, Meta(pattern=r"^/[^\s?#]*\Z")]
+NodeId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}\Z")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
 RedisUrl = Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://.")]
 
-ApiKey = Annotated[str, Meta(pattern=r"^[\x21-\x7e]+$")]
+ApiKey = Annotated[str, Meta(pattern=r"^[\x21-\x7e]+\Z")]
 
 KEY_RULE: Final = "visible ASCII characters without spaces"
 NODE_ID_RULE: Final = "names of at most 64 letters, digits, '.', '_', ':' or '-'"
@@ -62,8 +64,17 @@ def parse_policy(name: str) -> str:
     return name
 
 
-def parse_json(text: str) -> object:
-    return msgspec.json.decode(text)
+def parse_mapping(text: str) -> dict[str, object]:
+    """A JSON object; a key that is there twice is refused rather than one value lost."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        mapping = dict(pairs)
+        for key in mapping:
+            if sum(key == other for other, _ in pairs) > 1:
+                raise ConfigError(f"{key!r} is given twice")
+        return mapping
+
+    return json.loads(text, object_pairs_hook=unique)  # type: ignore[no-any-return]
 
 
 def parse_admin_key(text: str) -> dict[str, str]:

@@ -242,6 +242,8 @@ def _describe(info: types.Type) -> str:
             return " or ".join(map(_describe, alternatives))
         case types.DictType():
             return "a JSON object"
+        case types.StrType(min_length=1):
+            return "some text"
         case _:
             return "text"
 

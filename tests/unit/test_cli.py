@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -172,6 +174,12 @@ def test_health_fails_when_nobody_listens(
     assert "refused" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "http://a:b", "ftp://a", "http://"])
+def test_health_refuses_what_is_no_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", "--url", url]) == 2
+    assert "--url: expected http://HOST:PORT" in capsys.readouterr().err
+
+
 def test_python_m_router_is_serve() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "router", "--port", "x"],
@@ -244,3 +252,28 @@ def test_the_environment_also_reaches_a_router_started_from_python(
     monkeypatch.setenv("TRACE_ROUTER_REDIS_URL", "redis://h:1")
     assert Router().config.redis_url == "redis://h:1"
     assert Router(redis_url="redis://other:1").config.redis_url == "redis://other:1"
+
+
+def test_the_store_serves_until_it_is_told_to_end() -> None:
+    command = [sys.executable, "-m", "router", "store", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as store:
+        assert store.stdout is not None
+        url = store.stdout.readline().strip()
+        try:
+            assert url.startswith("redis://127.0.0.1:")
+            with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), 5) as client:
+                client.sendall(b"PING\r\n")
+                assert client.recv(100) == b"+PONG\r\n"
+        finally:
+            store.terminate()
+        assert store.wait(10) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), 5)
+
+
+def test_a_store_that_cannot_listen_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "router", "store", "--port", str(taken.getsockname()[1])]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("trace-router: the private store did not start: ")

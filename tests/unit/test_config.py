@@ -191,6 +191,8 @@ def test_a_variable_that_is_no_setting_is_warned_about() -> None:
          "number above 0 where there is a queue"),
         ("--worker-url http://x", "unknown flag --worker-url; did you mean --worker-urls or "
          "--hide-worker-urls?"),
+        ('--port-gpu-mapping {"1":"a","1":"b"}', "--port-gpu-mapping: '1' is given twice"),
+        ("--host=", "--host: expected some text, got ''"),
         ("--port", "argument --port: expected one argument"),
     ],
 )  # fmt: skip
@@ -297,6 +299,21 @@ def test_a_bad_secret_is_not_repeated(name: str) -> None:
     with pytest.raises(ConfigError) as refused:
         from_keywords({name: "not allowed: s3cret\x01"}, {})
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["api_key", "fleet", "router_id", "redis_url_file", "health_check_endpoint", "node_ids",
+     "forward_headers"],
+)  # fmt: skip
+def test_a_line_break_at_the_end_of_a_value_does_not_slip_through(setting: str) -> None:
+    values: dict[str, object] = {"worker_urls": ["http://a:1"], setting: "/x\n"}
+    if setting in ("node_ids", "forward_headers"):
+        values[setting] = [("x\n")]
+        assert getattr(from_keywords(values, {}), setting) == ("x",)
+    else:
+        with pytest.raises(ConfigError):
+            from_keywords(values, {})
 
 
 def test_settings_cannot_change_after_the_start() -> None:
