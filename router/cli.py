@@ -104,7 +104,10 @@ def store_command(arguments: Sequence[str]) -> int:
 
 def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise ConfigError(f"--host: cannot listen on {host!r}: {error.strerror}") from None
         return int(probe.getsockname()[1])
 
 

@@ -277,3 +277,10 @@ def test_a_store_that_cannot_listen_says_so() -> None:
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith("trace-router: the private store did not start: ")
+
+
+def test_a_store_on_an_address_that_is_not_ours_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["store", "--host", "192.0.2.1", "--port", "0"]) == 2
+    assert "--host: cannot listen on '192.0.2.1'" in capsys.readouterr().err
