@@ -71,7 +71,7 @@ async def _send_whole(
     by_close = kind == "http10" or request.version == "1.0"
     chunked = not by_close and (
         not isinstance(answer.body, bytes)
-        or kind == "trailers"
+        or kind in ("trailers", "length_and_chunked")
         or (fault is not None and fault.chunked)
     )
     headers: list[tuple[str, str]] = [
@@ -125,7 +125,7 @@ def _fault_headers(answer: Answer, fault: Fault | None) -> list[tuple[str, str]]
         case Fault(kind="conflicting_lengths"):
             return [("content-length", str(length + 1)), ("content-length", str(length + 2))]
         case Fault(kind="length_and_chunked"):
-            return [("transfer-encoding", "chunked"), ("content-length", str(length + 1))]
+            return [("content-length", str(length + 1))]
         case Fault(kind="oversize_headers"):
             return [("x-sim-filler", "x" * fault.bytes)]
     return []

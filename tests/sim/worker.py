@@ -62,6 +62,8 @@ class Worker:
         return Connection(self._connection_count, self.serve, self._idle_seconds, self.connections)
 
     def _idle_seconds(self) -> float:
+        if self.board.refusing:
+            return 0.0
         seconds = self.board.idle_close_seconds
         return self.config.keep_alive_seconds if seconds is None else seconds
 

@@ -1,0 +1,65 @@
+"""`python -m bench`: run targets through cases in interleaved rounds, show and keep the figures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from bench.cases import CASES
+from bench.measure import LOAD_CORE, RigError, build, measure
+from bench.report import Rounds, save, table
+from bench.targets import TARGETS, Target, Unavailable
+
+
+def parser() -> argparse.ArgumentParser:
+    cases, targets = [case.name for case in CASES], [target.name for target in TARGETS]
+    p = argparse.ArgumentParser("python -m bench", description=__doc__)
+    p.add_argument("--case", action="append", choices=cases, help="repeatable; default: all")
+    p.add_argument("--target", action="append", choices=targets, help="repeatable; default: all")
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    p.add_argument("--quick", action="store_true", help="one round of a second")
+    return p
+
+
+def available(names: Sequence[str] | None) -> dict[Target, str]:
+    """The targets that can run here, with their versions."""
+    found = {}
+    for target in TARGETS:
+        if names and target.name not in names:
+            continue
+        try:
+            found[target] = target.prepare()
+        except Unavailable as error:
+            print(f"without {target.name}: {error}")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    rounds, seconds = (1, 1.0) if args.quick else (args.rounds, args.seconds)
+    try:
+        build()
+        targets = available(args.target)
+        os.sched_setaffinity(0, {LOAD_CORE})
+        for case in CASES:
+            if args.case and case.name not in args.case:
+                continue
+            results: Rounds = {target.name: [] for target in targets}
+            for number in range(rounds):
+                for target in targets:
+                    print(f"{case.name}: round {number + 1}/{rounds}: {target.name}", flush=True)
+                    results[target.name].append(measure(target, case, seconds))
+            versions = {target.name: version for target, version in targets.items()}
+            path = save(case, results, versions, seconds=seconds, quick=args.quick)
+            print(f"\n{table(case, results)}\n\n{path}\n", flush=True)
+    except RigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

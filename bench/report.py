@@ -1,0 +1,173 @@
+"""Medians, spread and ratios, as a table and as JSON with the facts of the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from bench.cases import Case
+from bench.measure import Measurement
+
+RESULTS = Path(__file__).parent / "results"
+REFERENCE = "sglang-router"
+
+Rounds = dict[str, list[Measurement]]
+"""The measurements of one case, by target."""
+Read = Callable[[Measurement], float | None]
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A figure of a measurement. `ratio`: also shown as a multiple of the reference's."""
+
+    title: str
+    read: Read
+    unit: str = ""
+    ratio: bool = False
+
+
+def _ttft_ms(m: Measurement) -> float | None:
+    return m.load.ttft_us.p50 / 1000 if m.load.ttft_us else None
+
+
+def _latency_ms(quantile: str) -> Read:
+    def read(m: Measurement) -> float | None:
+        return getattr(m.load.latency_us, quantile) / 1000 if m.load.latency_us else None
+
+    return read
+
+
+TAIL = (
+    Column("cpu", lambda m: m.cpu_percent, "%"),
+    Column("MB", lambda m: m.memory_mb),
+    Column("core 1", lambda m: m.load_core_percent, "%"),
+)
+JSON_COLUMNS = (
+    Column("req/s", lambda m: m.load.requests_per_second, ratio=True),
+    Column("cpu µs/req", lambda m: m.cpu_us_per_request),
+    Column("redis µs/req", lambda m: m.redis_cpu_us_per_request),
+    Column("p50 ms", _latency_ms("p50")),
+    Column("p99 ms", _latency_ms("p99")),
+    *TAIL,
+)
+STREAM_COLUMNS = (
+    Column("events/s", lambda m: m.load.events_per_second, ratio=True),
+    Column("ttft p50 ms", _ttft_ms),
+    *TAIL,
+)
+
+
+def columns(case: Case, rounds: Rounds) -> list[Column]:
+    if not case.stream:
+        return list(JSON_COLUMNS)
+    found = list(STREAM_COLUMNS)
+    direct = rounds.get("direct")
+    if case.interval_us and direct:
+        base = median(ms for m in direct if (ms := _ttft_ms(m)) is not None)
+
+        def added(m: Measurement) -> float | None:
+            ms = _ttft_ms(m)
+            return None if ms is None else ms - base
+
+        found.insert(2, Column("ttft added ms", added))
+    return found
+
+
+def _figures(measurements: Sequence[Measurement], read: Read) -> list[float]:
+    return [value for m in measurements if (value := read(m)) is not None]
+
+
+def _number(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return (
+        f"{value:.0f}"
+        if abs(value) >= 100
+        else f"{value:.1f}"
+        if abs(value) >= 10
+        else f"{value:.2f}"
+    )
+
+
+def table(case: Case, rounds: Rounds) -> str:
+    """A row a target: median (lowest–highest), and multiples of the reference."""
+    shown = columns(case, rounds)
+    rows = [[case.name, *(column.title for column in shown)]]
+    for target, measurements in rounds.items():
+        failed = any(m.load.errors for m in measurements)
+        row = [target + (" !" if failed else "")]
+        for column in shown:
+            values = _figures(measurements, column.read)
+            if not values:
+                row.append("–")
+                continue
+            middle = median(values)
+            cell = _number(middle) + column.unit
+            if len(values) > 1:
+                cell += f" ({_number(min(values))}–{_number(max(values))})"
+            reference = _figures(rounds.get(REFERENCE, []), column.read)
+            if column.ratio and reference:
+                cell += f" {middle / median(reference):.2f}×"
+            row.append(cell)
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    try:
+        said = subprocess.run(["redis-server", "--version"], capture_output=True, text=True)
+        redis = said.stdout.strip()
+    except FileNotFoundError:
+        redis = ""
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "redis": redis,
+    }
+
+
+def save(
+    case: Case, rounds: Rounds, versions: dict[str, str], *, seconds: float, quick: bool
+) -> Path:
+    """Write the results of one case. Returns the file."""
+    directory = RESULTS / "tmp" if quick else RESULTS
+    directory.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC)
+    path = directory / f"{now:%Y-%m-%d}-{case.name}.json"
+    medians = {
+        target: {
+            column.title: median(values)
+            for column in columns(case, rounds)
+            if (values := _figures(measurements, column.read))
+        }
+        for target, measurements in rounds.items()
+    }
+    result = {
+        "case": case,
+        "at": now.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "machine": machine(),
+        "versions": versions,
+        "medians": medians,
+        "rounds": rounds,
+    }
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    return path

@@ -1,0 +1,140 @@
+"""What is measured against what: one entry a target."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+VENVS = Path(__file__).parent / ".venvs"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a target runs: what it listens on, what stands behind it, a directory of its own."""
+
+    port: int
+    other_port: int
+    worker_ports: tuple[int, ...]
+    redis_url: str
+    directory: Path
+
+    @property
+    def worker_urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self.worker_ports]
+
+
+class Unavailable(Exception):
+    """A target cannot be run here. The message says why."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """`prepare` returns the version, or raises Unavailable. No `command`: straight to the workers."""
+
+    name: str
+    prepare: Callable[[], str]
+    command: Callable[[Place], list[str]] | None = None
+    redis: bool = False
+
+
+def _venv(name: str, *packages: str) -> Path:
+    """The bin directory of a virtual environment with `packages`. Raises Unavailable."""
+    home = VENVS / name
+    done = home / "installed"
+    wanted = "\n".join(packages)
+    if not done.is_file() or done.read_text() != wanted:
+        print(f"installing {' '.join(packages)} into {home}", flush=True)
+        try:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+            pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", *packages]
+            subprocess.run(pip, check=True)
+        except subprocess.CalledProcessError as error:
+            raise Unavailable(f"{packages[0]} cannot be installed: {error}") from None
+        done.write_text(wanted)
+    return home / "bin"
+
+
+def _our_version() -> str:
+    try:
+        return version("llm-trace-router")
+    except PackageNotFoundError:
+        raise Unavailable("llm-trace-router is not installed: make install") from None
+
+
+def _router(*flags: str, redis: bool) -> Callable[[Place], list[str]]:
+    def command(place: Place) -> list[str]:
+        listen = ["--host", "127.0.0.1", "--port", str(place.port)]
+        store = ["--redis-url", place.redis_url] if redis else []
+        workers = ["--worker-urls", *place.worker_urls]
+        quiet = ["--log-level", "warning"]
+        return [sys.executable, "-m", "router", *listen, *workers, *quiet, *store, *flags]
+
+    return command
+
+
+def _prepare_sglang_router() -> str:
+    _venv("sglang-router", "sglang-router==0.3.2")
+    return "0.3.2"
+
+
+def _sglang_router(place: Place) -> list[str]:
+    python = str(VENVS / "sglang-router/bin/python")
+    listen = ["--host", "127.0.0.1", "--port", str(place.port)]
+    metrics = ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(place.other_port)]
+    workers = ["--worker-urls", *place.worker_urls, "--policy", "round_robin"]
+    launch = [python, "-m", "sglang_router.launch_router"]
+    return [*launch, *listen, *metrics, *workers, "--log-level", "warn"]
+
+
+def _prepare_nginx() -> str:
+    program = shutil.which("nginx")
+    if program is None:
+        raise Unavailable("nginx is not installed")
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
+    return said.strip().rpartition("/")[2]
+
+
+def _nginx(place: Place) -> list[str]:
+    servers = "".join(f"server 127.0.0.1:{port};" for port in place.worker_ports)
+    paths = "".join(
+        f"{kind}_temp_path {place.directory}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = "user root;" if os.geteuid() == 0 else ""
+    config = place.directory / "nginx.conf"
+    config.write_text(f"""
+        daemon off; worker_processes 1; pid {place.directory}/nginx.pid; {user}
+        error_log {place.directory}/error.log;
+        events {{ worker_connections 4096; }}
+        http {{
+          access_log off; tcp_nodelay on; client_body_buffer_size 64k; {paths}
+          keepalive_requests 1000000000;
+          upstream workers {{ {servers} keepalive 400; keepalive_requests 1000000000; }}
+          server {{
+            listen 127.0.0.1:{place.port} backlog=4096;
+            location / {{
+              proxy_pass http://workers; proxy_http_version 1.1;
+              proxy_set_header Connection ""; proxy_buffering off;
+            }}
+          }}
+        }}
+    """)
+    return ["nginx", "-p", str(place.directory), "-c", str(config)]
+
+
+TARGETS = (
+    Target(name="direct", prepare=lambda: ""),
+    Target(name="router", prepare=_our_version, command=_router(redis=True), redis=True),
+    Target(
+        name="router-untraced",
+        prepare=_our_version,
+        command=_router("--disable-request-tracking", redis=False),
+    ),
+    Target(name="sglang-router", prepare=_prepare_sglang_router, command=_sglang_router),
+    Target(name="nginx", prepare=_prepare_nginx, command=_nginx),
+)
