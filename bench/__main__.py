@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         build()
         targets = available(args.target)
+        if not targets:
+            raise RigError("nothing to measure")
         os.sched_setaffinity(0, {LOAD_CORE})
         for case in CASES:
             if args.case and case.name not in args.case:

@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
 
-VENVS = Path(__file__).parent / ".venvs"
+ROOT = Path(__file__).parent.parent
+VENVS = ROOT / "bench/.venvs"
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -60,10 +60,13 @@ def _venv(name: str, *packages: str) -> Path:
 
 
 def _our_version() -> str:
-    try:
-        return version("llm-trace-router")
-    except PackageNotFoundError:
-        raise Unavailable("llm-trace-router is not installed: make install") from None
+    """The commit, and whether the checkout differs from it."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    describe = [git, "describe", "--always", "--dirty"]
+    said = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True)
+    return said.stdout.strip() or "unknown"
 
 
 def _router(*flags: str, redis: bool) -> Callable[[Place], list[str]]:
