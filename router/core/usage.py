@@ -110,7 +110,7 @@ def body_facts(body: bytes) -> AnswerFacts:
     if body.lstrip()[:1] == b"[":
         return _together([read_answer(answer) for answer in parse_answers(body)])
     answer = parse_answer(body)
-    return AnswerFacts() if answer is None else read_answer(answer)
+    return _tail_facts(body[-BODY_TAIL_BYTES:]) if answer is None else read_answer(answer)
 
 
 def _stream_facts(tail: EventTail) -> AnswerFacts:

@@ -8,18 +8,17 @@ from router.policies import cache_aware, power_of_two, random, round_robin, shor
 from router.policies.base import REGISTRY, Choice, Policy, PolicyConfig
 
 __all__ = [
+    "MODULES",
     "REGISTRY",
     "Choice",
     "Policy",
     "PolicyConfig",
     "UnknownPolicy",
     "build_policy",
-    "cache_aware",
-    "power_of_two",
-    "random",
-    "round_robin",
-    "shortest_queue",
 ]
+
+# Named here because importing them is what registers them.
+MODULES = (random, round_robin, power_of_two, shortest_queue, cache_aware)
 
 
 class UnknownPolicy(ValueError):

@@ -1,0 +1,184 @@
+"""Chained block hashes, and the index of which node holds which prefix."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.prefix import (
+    BOUNDARIES,
+    ENTRY_BYTES,
+    HASHED_BYTES,
+    LARGEST_BLOCK_BYTES,
+    PrefixIndex,
+    block_hashes,
+    landmarks,
+    matched_bytes,
+)
+
+MIB = 1024 * 1024
+
+
+def test_hashes_are_the_same_in_every_process_and_version():
+    assert block_hashes(b"x" * 65, "m") == [6073252744090905898, 3007361463691769722]
+
+
+def test_equal_prefixes_have_equal_hashes_and_the_first_difference_ends_that():
+    one = bytearray(b"abcdefgh" * 1000)
+    other = bytearray(one)
+    other[4500] ^= 1
+    same = [
+        a == b for a, b in zip(block_hashes(bytes(one)), block_hashes(bytes(other)), strict=True)
+    ]
+    depth = same.index(False)
+    assert not any(same[depth:])
+    assert BOUNDARIES[depth] <= 4500 < BOUNDARIES[depth + 1]
+
+
+def test_blocks_are_never_more_than_an_eighth_of_what_came_before():
+    sizes = list(zip(BOUNDARIES, BOUNDARIES[1:], strict=False))
+    assert all(end - start <= max(64, start / 8) for start, end in sizes)
+    assert max(end - start for start, end in sizes) == LARGEST_BLOCK_BYTES
+
+
+def test_a_text_is_hashed_up_to_a_bound():
+    assert block_hashes(b"a" * HASHED_BYTES) == block_hashes(b"a" * (HASHED_BYTES + 9))
+    assert block_hashes(b"") == []
+
+
+def test_no_model_is_the_default_model():
+    assert block_hashes(b"a", None) == block_hashes(b"a", "") == block_hashes(b"a", "unknown")
+    assert block_hashes(b"a", None) != block_hashes(b"a", "m")
+
+
+@given(st.binary(min_size=1, max_size=5000), st.binary(max_size=300))
+def test_a_continued_text_matches_all_full_blocks_and_no_more_than_itself(text, more):
+    index = PrefixIndex(MIB)
+    index.insert(block_hashes(text), "a")
+    depth = index.match(block_hashes(text + more)).get("a", 0)
+    matched = matched_bytes(depth, len(text + more))
+    full = max(end for end in BOUNDARIES if end <= len(text))
+    assert full <= matched <= len(text)
+    assert index.match(block_hashes(text)) == {"a": len(block_hashes(text))}
+
+
+def test_each_node_is_matched_as_far_as_it_goes():
+    index = PrefixIndex(MIB)
+    blocks = list(range(1, 11))
+    index.insert(blocks, "deep")
+    index.insert(blocks[:4], "middle")
+    index.insert(blocks[:1], "shallow")
+    index.insert([99], "other")
+    assert index.match(blocks) == {"deep": 10, "middle": 4, "shallow": 1}
+    assert index.match([99, 2, 3]) == {"other": 1}
+    assert index.match([7]) == {"deep": 1}
+    assert index.match([]) == {}
+
+
+def test_a_forgotten_node_holds_nothing_and_the_others_keep_theirs():
+    index = PrefixIndex(MIB)
+    index.insert([1, 2, 3], "a")
+    index.insert([1, 2], "b")
+    index.forget("a")
+    index.forget("never seen")
+    assert index.match([1, 2, 3]) == {"b": 2}
+    index.insert([1], "a")
+    assert index.match([1, 2, 3]) == {"a": 1, "b": 2}
+
+
+def test_nodes_that_come_and_go_for_ever_leave_nothing_behind():
+    index = PrefixIndex(MIB)
+    index.insert([1, 2], "stays")
+    for number in range(1000):
+        index.insert([10 + number, 1], f"pod-{number}")
+        index.forget(f"pod-{number}")
+    assert index.match([1, 2]) == {"stays": 2}
+    assert len(index) < 100
+    assert index.nodes == {"stays"}
+
+
+def test_the_index_never_exceeds_its_bytes_and_the_least_recently_used_go_first():
+    index = PrefixIndex(100 * ENTRY_BYTES)
+    index.insert([1, 2, 3], "a")
+    for number in range(10, 500):
+        index.insert([number], "b")
+        index.insert([1, 2, 3], "a")
+        assert index.bytes_used <= index.max_bytes
+    assert index.match([1, 2, 3]) == {"a": 3}
+    assert index.match([499]) == {"b": 1}
+    assert index.match([10]) == {}
+    assert len(index) == 100
+
+
+def test_the_end_of_a_prefix_is_evicted_before_its_start():
+    index = PrefixIndex(10 * ENTRY_BYTES)
+    index.insert(list(range(8)), "a")
+    index.insert([100, 101, 102, 103], "b")
+    assert index.match(list(range(8))) == {"a": 6}
+
+
+def test_a_prompt_larger_than_the_index_keeps_its_start():
+    index = PrefixIndex(5 * ENTRY_BYTES)
+    index.insert(list(range(50)), "a")
+    assert index.match(list(range(50))) == {"a": 5}
+
+
+def test_an_index_without_room_knows_nothing():
+    index = PrefixIndex(0)
+    index.insert([1, 2], "a")
+    assert (index.match([1, 2]), index.bytes_used) == ({}, 0)
+
+
+def test_many_nodes_cost_more_per_entry_and_stay_within_the_bound():
+    index = PrefixIndex(200 * ENTRY_BYTES)
+    for number in range(300):
+        index.insert([number, number + 1000], f"n{number}")
+    assert index.bytes_used <= index.max_bytes
+    assert len(index) < 200
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "c"]),
+            st.lists(st.integers(0, 1), min_size=1, max_size=6) | st.none(),
+        ),
+        max_size=40,
+    )
+)
+def test_the_index_agrees_with_a_plain_model_of_prefixes(history):
+    index = PrefixIndex(MIB)
+    model: dict[str, set[tuple[int, ...]]] = {}
+    for node, path in history:
+        if path is None:
+            index.forget(node)
+            model.pop(node, None)
+        else:
+            index.insert(chained(path), node)
+            model.setdefault(node, set()).update(tuple(path[:n]) for n in range(1, len(path) + 1))
+    for probe in ([0] * 6, [0, 1, 0, 1, 0, 1], [1] * 6, [1, 1, 0, 0, 1, 0]):
+        expected = {
+            node: max(n for n in range(7) if n == 0 or tuple(probe[:n]) in held)
+            for node, held in model.items()
+        }
+        matched = index.match(chained(probe))
+        assert matched == {node: depth for node, depth in expected.items() if depth}
+
+
+def chained(path: list[int]) -> list[int]:
+    return [hash(tuple(path[:n])) for n in range(1, len(path) + 1)]
+
+
+@pytest.mark.parametrize("size", [1, 64, 2047, 2048, 2049, 5000, 40_000])
+def test_landmarks_name_every_two_kibibytes_and_the_end(size):
+    text = bytes(range(256)) * 200
+    ends = sorted({*range(2048, size + 1, 2048), size})
+    assert landmarks(block_hashes(text[:size]), 64) == [
+        block_hashes(text[:end])[-1] for end in ends
+    ]
+
+
+def test_landmarks_are_bounded():
+    assert len(landmarks(block_hashes(b"a" * MIB), 64)) == 64
+    assert landmarks([], 64) == []
