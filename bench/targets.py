@@ -74,7 +74,7 @@ def _router(*flags: str, redis: bool) -> Callable[[Place], list[str]]:
         listen = ["--host", "127.0.0.1", "--port", str(place.port)]
         store = ["--redis-url", place.redis_url] if redis else []
         workers = ["--worker-urls", *place.worker_urls]
-        quiet = ["--log-level", "warning"]
+        quiet = ["--log-level", "warn"]
         return [sys.executable, "-m", "router", *listen, *workers, *quiet, *store, *flags]
 
     return command
