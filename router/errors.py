@@ -45,6 +45,16 @@ class BadRequest(RouterError):
     status, code, outcome = 400, "bad_request", "bad_request"
 
 
+class ExpectationFailed(RouterError):
+    status, code, outcome = 417, "expectation_failed", "bad_request"
+
+
+class InternalError(RouterError):
+    """A bug of ours. The trace says so in the only way its error types allow."""
+
+    outcome = "router_lost"
+
+
 class InvalidKey(RouterError):
     status, code = 401, "invalid_api_key"
 

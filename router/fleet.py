@@ -18,13 +18,32 @@ class Fleet:
     def workers(self) -> Sequence[Worker]:
         return self._workers
 
+    def add(self, worker: Worker) -> None:
+        self._workers.append(worker)
+
+    def remove(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+
     def candidates(self, now: float, tried: Collection[Worker]) -> list[Worker]:
         """Workers that may take a request now; tried ones only when no other is left."""
-        available = [worker for worker in self._workers if worker.available(now)]
+        available = [worker for worker in self._workers if worker.ready or worker.available(now)]
         if not tried:
             return available
-        fresh = [worker for worker in available if worker not in tried]
-        return fresh or available
+        return [worker for worker in available if worker not in tried] or available
+
+    def others_left(self, now: float, tried: Collection[Worker]) -> bool:
+        """Is there a worker to go to that was not tried yet?"""
+        return any(worker.available(now) and worker not in tried for worker in self._workers)
+
+    def why_none(self, now: float) -> str:
+        """Why there are no candidates, for the client."""
+        if not self._workers:
+            return "No available workers: none is registered"
+        out = [
+            f"{worker.node_id} {'breaker open' if worker.healthy else worker.health.state}"
+            for worker in self._workers[:8]
+        ]
+        return f"No available workers (all circuits open or unhealthy): {', '.join(out)}"
 
     def by_url(self, url: str) -> Worker | None:
         return next((worker for worker in self._workers if worker.url == url), None)

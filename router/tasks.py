@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 log = logging.getLogger("router.tasks")
 
@@ -15,11 +15,12 @@ class Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, coroutine: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[object, object, None], name: str) -> Callable[[], bool]:
+        """Run `coroutine` in the background; what is returned cancels it."""
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        return task
+        return task.cancel
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

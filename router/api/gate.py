@@ -1,6 +1,6 @@
 """Admission for coroutines: `core.admission` decides, futures wait, one timer rings.
 
-    ticket = gate.try_enter(now) or await gate.enter(now)
+    ticket = await gate.enter()
     try: ...
     finally: gate.leave(ticket)
 
@@ -45,12 +45,15 @@ class Gate:
             return self._open_ticket
         return Ticket(True) if self._core.enter(now) else None
 
-    async def enter(self, now: float) -> Ticket:
+    async def enter(self) -> Ticket:
         """A ticket, after waiting in line if need be.
 
         Raises QueueFull (429) where the line is full and QueueTimeout (408) at the deadline. A
         caller that is cancelled while it waits, or just as its turn comes, leaves no trace.
         """
+        if self._open_ticket is not None:
+            return self._open_ticket
+        now = self._clock.now()
         ticket = self.try_enter(now)
         if ticket is not None:
             return ticket

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from router import errors
 from router.api.routing import Match, MethodNotAllowed, Route, RouteTable, split_target
-from router.errors import RouterError, TooLarge, error_body
+from router.errors import RouterError, error_body
 
 ERROR_CODE_HEADER = "X-SMG-Error-Code"
 
@@ -45,16 +45,6 @@ def method_not_allowed(allowed: Iterable[str]) -> web.Response:
     return error_response(
         errors.MethodNotAllowed(f"this path takes {methods}"), headers={"Allow": methods}
     )
-
-
-async def read_body(request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body. Raises TooLarge beyond `limit` bytes, without reading on."""
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"the body is larger than {limit} bytes")
-    return bytes(body)
 
 
 def simple_handler(

@@ -101,12 +101,15 @@ class RequestRecord:
         self.live.move("routed")
         self._put(self.live)
 
-    def attempt_ended(self, now: float, http_status: int | None, error: TraceError | None) -> None:
+    def attempt_ended(self, now: float, http_status: int | None, error: TraceError | None) -> float:
+        """The attempt that `routed` began is over; how long it took, in seconds."""
+        duration = seconds(now - self._attempt_started)
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            attempt.duration_seconds = seconds(now - self._attempt_started)
+            attempt.duration_seconds = duration
             attempt.http_status = http_status
             attempt.error = error
+        return duration
 
     def processing(self, http_status: int) -> None:
         """An answer's head was accepted for relaying."""

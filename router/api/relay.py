@@ -87,6 +87,7 @@ class Exchange:
         "_on_gap",
         "_on_head",
         "_paused_since",
+        "_readable",
         "arrived",
         "body_bytes",
         "done",
@@ -121,6 +122,7 @@ class Exchange:
         self._connection: UpstreamConnection | None = None
         self._framing: Framing | None = None
         self._paused_since: float | None = None
+        self._readable = True
         self.scanner = scanner
         self.arrived = arrived
         self.url = ""
@@ -172,6 +174,12 @@ class Exchange:
         self.head = head
         self._framing = how
         self._client.write(answer)
+        for name, value in head.headers:
+            lowered = name.lower()
+            if lowered == b"content-type":
+                self.scanner.stream = value.lower().startswith(b"text/event-stream")
+            elif lowered == b"content-encoding":
+                self._readable = value.lower() == b"identity"
 
     def body_received(self, payload: bytes) -> None:
         assert self._framing is not None
@@ -181,7 +189,7 @@ class Exchange:
             self._client.write(payload)
         now = self._now()
         self.body_bytes += len(payload)
-        events = self.scanner.feed(payload, now)
+        events = self.scanner.feed(payload, now) if self._readable else 0
         if self.first_byte_at is None:
             self.first_byte_at = now
         elif events:
@@ -267,7 +275,7 @@ class Exchange:
         return True
 
     @property
-    def client_sees_close_as_end(self) -> bool:
+    def until_close(self) -> bool:
         """True for a body that lasts until close: only a reset can tell a cut from an end."""
         return self._framing is not None and self._framing.until_close
 

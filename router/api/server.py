@@ -30,7 +30,7 @@ class ClientConnection(RequestHandler):
         super().__init__(
             server,
             loop=loop,
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to turn it off
             auto_decompress=False,  # bodies go through byte for byte
             max_line_size=16384,
             max_field_size=16384,

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 import msgspec
 from aiohttp import web
 
-from router.api.http import json_response, read_body
+from router.api.body import read_body
+from router.api.http import json_response
 from router.api.routing import Handler, Route
 from router.errors import BadRequest, NotFound, StoreDown, TracingOff
 from tracking.query import QueryError, parse_query

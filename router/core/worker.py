@@ -8,6 +8,7 @@ closed has to be asked with the time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -16,6 +17,7 @@ from router.core.breaker import Breaker, BreakerSettings, Permit, Verdict
 from router.core.health import Health, HealthSettings
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+VISIBLE: Final = re.compile(r"[!-~]+")
 
 
 class WorkerUrlError(ValueError):
@@ -31,7 +33,26 @@ def normalise_worker_url(url: str) -> str:
     return url if parts.port is not None else f"{url.rstrip('/')}:{DEFAULT_PORTS[parts.scheme]}"
 
 
+def head_lines(host: str, port: int, *, tls: bool, api_key: str | None) -> tuple[bytes, ...]:
+    """The header lines that every request to one worker has: `Host`, and its key if it has one.
+
+    Raises ValueError for a key that cannot be in a header.
+    """
+    name = f"[{host}]" if ":" in host else host
+    if port != DEFAULT_PORTS["https" if tls else "http"]:
+        name = f"{name}:{port}"
+    lines = (b"Host: %b\r\n" % name.encode(),)
+    if api_key is None:
+        return lines
+    if VISIBLE.fullmatch(api_key) is None:
+        raise ValueError("a worker's key has characters that cannot be in a header")
+    return (*lines, b"Authorization: Bearer %b\r\n" % api_key.encode())
+
+
 def _split(url: str) -> SplitResult:
+    if VISIBLE.fullmatch(url) is None:
+        # urlsplit would overlook a line end; in a header of ours it would begin another.
+        raise WorkerUrlError(f"worker URL {url!r}: only visible ASCII characters are allowed")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -66,6 +87,7 @@ class Worker:
         "api_key",
         "breaker",
         "engine",
+        "head_lines",
         "health",
         "host",
         "in_flight",
@@ -98,7 +120,7 @@ class Worker:
         self.tls = parts.scheme == "https"
         self.host = parts.hostname or ""
         self.port = parts.port or DEFAULT_PORTS[parts.scheme]
-        self.api_key = api_key
+        self.use_key(api_key)
         self.model_id: str | None = None
         self.model_ids: tuple[str, ...] = ()
         self.engine: str | None = None
@@ -113,6 +135,11 @@ class Worker:
         self.breaker.on_change = self._breaker_changed
         self.ready = False
         self._refresh()
+
+    def use_key(self, api_key: str | None) -> None:
+        """Send this key with every request. Raises ValueError where it cannot be in a header."""
+        self.head_lines = head_lines(self.host, self.port, tls=self.tls, api_key=api_key)
+        self.api_key = api_key
 
     # -- may it be used? -------------------------------------------------------------------
 

@@ -1,0 +1,482 @@
+"""Forwarding: the life of one inference request, from its head to its trace.
+
+    read body -> facts -> admission -> [ choose worker -> connect -> relay ] -> trace
+
+The bracket is an attempt; it repeats (another worker) only while nothing has gone to the client.
+Whatever happens, `finally` releases the worker and writes exactly one terminal status, without
+awaiting: when a client leaves, this coroutine is cancelled at whatever it awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from random import Random
+from typing import Final
+
+import msgspec
+from aiohttp import HttpVersion11, web
+
+from router.api.body import read_body
+from router.api.gate import Gate, Ticket
+from router.api.http import error_response
+from router.api.record import Opening, Recorder, seconds, trace_error
+from router.api.relay import ClientFacts, Exchange, Framing, Limits
+from router.api.server import ClientConnection, Sent
+from router.api.watch import Watch
+from router.clock import Clock
+from router.core.breaker import Permit, Verdict, verdict
+from router.core.facts import BadBody, RequestFacts, read_facts
+from router.core.headers import HeaderRules
+from router.core.retry import (
+    Failure,
+    GiveUp,
+    RetryBudget,
+    RetrySettings,
+    Situation,
+    next_move,
+    parse_retry_after,
+)
+from router.core.usage import AnswerFacts, ResponseScanner
+from router.core.worker import Worker
+from router.errors import (
+    BadRequest,
+    ClientGone,
+    InternalError,
+    NoWorker,
+    RouterError,
+    RouterStopped,
+    StaleConnection,
+    UpstreamError,
+)
+from router.fleet import Fleet
+from router.metrics import EndedRequest, Metrics
+from router.policies.base import Policy
+from router.policies.receipt import receipt
+from router.upstream.connection import AnswerHead
+from router.upstream.pools import Pools
+from tracking.trace import Status, TraceError
+
+log = logging.getLogger("router.forwarding")
+
+REJECTIONS: Final = frozenset(
+    {"no_worker", "queue_full", "queue_timeout", "bad_request", "too_large"}
+)
+SLOW_CLIENT_CLOSE_SECONDS = 30.0  # a broken answer's rest is offered this long, then reset
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """A request to forward, as the dispatcher hands it over.
+
+    `label` is the route's name in metrics; `generates` says that repeating it is harmless.
+    """
+
+    http: web.BaseRequest
+    client: ClientConnection
+    target: str  # path and query, as sent
+    path: str
+    label: str
+    generates: bool
+    opening: Opening
+    answer_headers: bytes  # our own header lines for every answer to this request
+    arrived: float
+
+
+class ForwardingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`receipt_candidates` counts the workers not chosen, None is all of them."""
+
+    max_payload_bytes: int
+    receipt_candidates: int | None
+    limits: Limits
+    sse_error_frames: bool
+    retry: RetrySettings
+
+
+class Forwarding:
+    """Sends requests to workers. One for the whole router; what requests share is here."""
+
+    def __init__(
+        self,
+        *,
+        settings: ForwardingSettings,
+        fleet: Fleet,
+        policy: Policy,
+        recorder: Recorder,
+        pools: Pools,
+        gate: Gate,
+        budget: RetryBudget,
+        headers: HeaderRules,
+        metrics: Metrics,
+        watch: Watch,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self.settings = settings
+        self.fleet = fleet
+        self.policy = policy
+        self.recorder = recorder
+        self.pools = pools
+        self.gate = gate
+        self.budget = budget
+        self.headers = headers
+        self.metrics = metrics
+        self.watch = watch
+        self.clock = clock
+        self.random = random
+        self.open_requests = 0
+
+    async def forward(self, incoming: Incoming) -> web.StreamResponse:
+        """The answer, or what stands for one that has been sent. Ends in exactly one trace."""
+        return await Run(self, incoming).run()
+
+
+class Run:
+    """One request while it runs: what it holds and must give back."""
+
+    def __init__(self, shared: Forwarding, incoming: Incoming) -> None:
+        http = incoming.http
+        http11 = http.version >= HttpVersion11
+        self.shared = shared
+        self.incoming = incoming
+        self.record = shared.recorder.open(incoming.opening, incoming.arrived)
+        self.client_facts = ClientFacts(
+            http11=http11,
+            keep_alive=http.keep_alive,
+            head_request=http.method == "HEAD",
+            accepts_trailers=http11 and "trailers" in http.headers.get("TE", ""),
+        )
+        self.body = b""
+        self.facts = RequestFacts(route=incoming.path)
+        self.ticket: Ticket | None = None
+        self.worker: Worker | None = None
+        self.permit: Permit | None = None
+        self.exchange: Exchange | None = None
+        self.tried: list[Worker] = []
+        self.pause_seconds = 0.0  # before the next attempt
+        self.sent_at: float | None = None
+        self.head_at: float | None = None
+
+    async def run(self) -> web.StreamResponse:
+        shared = self.shared
+        shared.open_requests += 1
+        shared.metrics.request_received(self.incoming.label, self.incoming.http.method)
+        shared.budget.request(self.incoming.arrived)
+        error: RouterError | None = InternalError("the router failed")
+        try:
+            await self.read()
+            self.ticket = await shared.gate.enter()
+            answer = await self.attempts()
+            error = None if self.exchange is None else self.exchange.error
+            return answer
+        except RouterError as raised:
+            error = raised
+            return error_response(raised)
+        except asyncio.CancelledError:
+            error = self.why_cancelled()
+            raise
+        except ConnectionError:
+            error = ClientGone("the client left")
+            raise
+        finally:
+            # No await from here on: this also runs when the client has left.
+            self.end_attempt(error)
+            if self.ticket is not None:
+                shared.gate.leave(self.ticket)
+            shared.open_requests -= 1
+            self.finish(error)
+
+    def why_cancelled(self) -> RouterError:
+        if self.incoming.client.transport is None:
+            return ClientGone("the client left")
+        return RouterStopped("the router was stopped before the answer was whole")
+
+    async def read(self) -> None:
+        """Body and facts. Raises BadRequest, TooLarge."""
+        http = self.incoming.http
+        self.body = await read_body(http, self.shared.settings.max_payload_bytes)
+        if self.body or http.method == "POST":
+            try:
+                self.facts = read_facts(
+                    self.incoming.path,
+                    self.body,
+                    http.headers.get("Content-Type", ""),
+                    http.headers,
+                )
+            except BadBody as error:
+                raise BadRequest(str(error)) from None
+        self.record.understood(self.facts)
+
+    # -- attempts --------------------------------------------------------------------------
+
+    async def attempts(self) -> web.StreamResponse:
+        """Try workers until one answers. Raises NoWorker and the errors of the last attempt."""
+        while True:
+            try:
+                self.choose()
+            except NoWorker:
+                # Where the last worker failed and is out now, its failure says more than "none".
+                if self.exchange is not None and self.exchange.error is not None:
+                    raise self.exchange.error from None
+                raise
+            exchange = await self.attempt()
+            if exchange.error is None and exchange.refused is None:
+                await self.drain()
+                return Sent(keep_alive=self.client_facts.keep_alive and not exchange.until_close)
+            if exchange.relayed:
+                return self.break_off(exchange)
+            if exchange.error is not None and not self.try_again(Failure(error=exchange.error)):
+                raise exchange.error
+            self.end_attempt(exchange.error)
+            if self.pause_seconds > 0:
+                await asyncio.sleep(self.pause_seconds)
+
+    def choose(self) -> None:
+        """Take a worker, and its permit, and write down why. Raises NoWorker."""
+        shared = self.shared
+        now = shared.clock.now()
+        candidates = shared.fleet.candidates(now, self.tried)
+        if not candidates:
+            raise NoWorker(shared.fleet.why_none(now))
+        choice = shared.policy.choose(self.facts, candidates, now)
+        worker = choice.worker
+        queue_size = worker.in_flight
+        permit = worker.begin(now)
+        if permit is None:  # its breaker's last probe was taken between the two questions
+            raise NoWorker(shared.fleet.why_none(now))
+        self.worker, self.permit = worker, permit
+        self.tried.append(worker)
+        limit = shared.settings.receipt_candidates
+        decision = receipt(
+            choice,
+            candidates,
+            policy=shared.policy.name,
+            decision_seconds=seconds(shared.clock.now() - now),
+            limit=None if limit is None else limit + 1,
+        )
+        self.record.routed(
+            worker,
+            decision,
+            queue_size=queue_size,
+            predicted_cached_tokens=choice.predicted_cached_tokens,
+            predicted_hit_rate=choice.predicted_hit_rate,
+            now=now,
+        )
+        shared.metrics.worker(worker).chose(shared.policy.name, choice.reason)
+
+    async def attempt(self) -> Exchange:
+        """One worker's answer, relayed; or why it was not."""
+        shared, worker = self.shared, self.worker
+        assert worker is not None
+        self.exchange = exchange = Exchange(
+            self.incoming.client,
+            self.client_facts,
+            shared.settings.limits,
+            ResponseScanner(self.incoming.path, self.facts.stream),
+            arrived=self.incoming.arrived,
+            now=shared.clock.now,
+            on_head=self.head_received,
+            on_gap=shared.metrics.worker(worker).observe_gap,
+        )
+        pool = shared.pools.of(worker)
+        shared.watch.add(exchange)
+        try:
+            connection = pool.take_idle(shared.clock.now())
+            head = shared.headers.request_head(
+                self.incoming.http.method,
+                self.incoming.target,
+                self.incoming.http.raw_headers,
+                worker=worker,
+                request_id=self.incoming.opening.request_id,
+                content_length=len(self.body) if self.has_body() else None,
+            )
+            if connection is None:
+                connection = await pool.connect()
+            if self.sent_at is None:
+                self.sent_at = shared.clock.now()
+            exchange.begin(connection, head, self.body)
+            await exchange.done
+            if isinstance(exchange.error, StaleConnection):
+                # Closed by the worker before any byte: the request cannot have been acted upon.
+                connection = await pool.connect()
+                exchange.begin(connection, head, self.body)
+                await exchange.done
+            pool.give_back(connection, shared.clock.now())
+        except UpstreamError as error:
+            exchange.error = error
+        finally:
+            shared.watch.discard(exchange)
+            exchange.abort()
+        return exchange
+
+    def has_body(self) -> bool:
+        headers = self.incoming.http.headers
+        return bool(self.body) or "Content-Length" in headers or "Transfer-Encoding" in headers
+
+    def head_received(self, head: AnswerHead, framing: Framing) -> bytes | None:
+        """Called by the exchange: the head for the client, or None when we try again instead."""
+        worker, permit = self.worker, self.permit
+        assert worker is not None and permit is not None
+        worker.answered(permit, verdict(head.status))
+        if head.status >= 400:
+            value = next((v for n, v in head.headers if n.lower() == b"retry-after"), None)
+            asked = parse_retry_after(
+                value.decode("latin-1") if value is not None else None,
+                self.shared.clock.unix_us() / 1e6,
+            )
+            if self.try_again(Failure(http_status=head.status, retry_after_seconds=asked)):
+                return None
+        self.head_at = self.shared.clock.now()
+        self.record.processing(head.status)
+        return self.shared.headers.response_head(
+            head,
+            framing,
+            worker=worker,
+            own=self.incoming.answer_headers,
+            http11=self.client_facts.http11,
+            keep_alive=self.client_facts.keep_alive,
+        )
+
+    def try_again(self, failure: Failure) -> bool:
+        """Whether to make another attempt, and after which pause."""
+        shared, now = self.shared, self.shared.clock.now()
+        total = shared.settings.limits.total_seconds
+        move = next_move(
+            failure,
+            Situation(
+                attempts=len(self.tried),
+                others_left=shared.fleet.others_left(now, self.tried),
+                repeatable=self.incoming.generates,
+                remaining_seconds=None if total is None else self.incoming.arrived + total - now,
+            ),
+            shared.settings.retry,
+            shared.budget,
+            shared.random,
+            now,
+        )
+        if isinstance(move, GiveUp):
+            return False
+        self.pause_seconds = move.after_seconds
+        return True
+
+    # -- ends ------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """An answer counts as delivered when a client that fell behind has taken it."""
+        if self.incoming.client.writing_paused:
+            await self.incoming.client.drained()
+
+    def break_off(self, exchange: Exchange) -> Sent:
+        """The answer broke after a part of it was relayed: the client must not take it for whole."""
+        transport = self.incoming.client.transport
+        if exchange.break_client(error_frame=self.shared.settings.sse_error_frames):
+            return Sent(keep_alive=self.client_facts.keep_alive)
+        if transport is not None:
+            if exchange.until_close:
+                transport.abort()
+            else:
+                transport.close()
+                loop = asyncio.get_running_loop()
+                loop.call_later(SLOW_CLIENT_CLOSE_SECONDS, transport.abort)
+        return Sent(keep_alive=False)
+
+    def end_attempt(self, error: RouterError | None) -> None:
+        """Give worker and permit back, and say how the attempt went. Harmless without one."""
+        worker, permit, exchange = self.worker, self.permit, self.exchange
+        if worker is None or permit is None:
+            return
+        now = self.shared.clock.now()
+        status = None
+        said: Verdict | None
+        if exchange is not None:
+            exchange.abort()
+            head = exchange.head or exchange.refused
+            status = None if head is None else head.status
+        if isinstance(error, ClientGone | RouterStopped):
+            said = None
+        elif error is None and status is None:
+            said = None
+        else:
+            said = verdict(status, error)
+        worker.end(permit, said, now)
+        if error is not None and error.outcome == "connect":
+            worker.health.connect_failed(error.message)
+        self.worker = self.permit = None
+        trouble = self.attempt_trouble(error, status)
+        duration = self.record.attempt_ended(now, status, trouble)
+        self.shared.metrics.worker(worker).attempt_ended(
+            status, None if trouble is None else trouble.type, duration
+        )
+
+    @staticmethod
+    def attempt_trouble(error: RouterError | None, status: int | None) -> TraceError | None:
+        if error is not None:
+            return trace_error(error)
+        if status is not None and status >= 400:
+            return TraceError(message=f"the worker answered {status}", type="worker_status")
+        return None
+
+    def finish(self, error: RouterError | None) -> None:
+        """The one terminal status."""
+        shared, exchange = self.shared, self.exchange
+        now = shared.clock.now()
+        answer: AnswerFacts | None = None
+        trouble = None if error is None else trace_error(error)
+        http_status = None if error is None else error.status
+        if exchange is not None and exchange.head is not None:
+            http_status = exchange.head.status
+            answer = exchange.scanner.finish()
+            self.record.answered(answer, exchange.first_byte_at)
+            if error is None:
+                trouble = self.answer_trouble(answer, http_status)
+        elif isinstance(error, ClientGone):
+            http_status = None
+        status = self.terminal_status(error, trouble)
+        self.record.ended(status, now, http_status=http_status, error=trouble)
+        self.count(status, now, http_status, error, answer)
+
+    @staticmethod
+    def answer_trouble(answer: AnswerFacts, http_status: int) -> TraceError | None:
+        """Why an answer that was delivered whole is no success all the same."""
+        if http_status >= 400:
+            said = answer.error or f"the worker answered {http_status}"
+            return TraceError(message=said, type="worker_status")
+        aborted = answer.abort_message(http_status)
+        return None if aborted is None else TraceError(message=aborted, type="worker_abort")
+
+    def terminal_status(self, error: RouterError | None, trouble: TraceError | None) -> Status:
+        if isinstance(error, ClientGone):
+            return "cancelled"
+        if trouble is None:
+            return "completed"
+        return "rejected" if not self.tried and trouble.type in REJECTIONS else "failed"
+
+    def count(
+        self,
+        status: Status,
+        now: float,
+        http_status: int | None,
+        error: RouterError | None,
+        answer: AnswerFacts | None,
+    ) -> None:
+        arrived, trace = self.incoming.arrived, self.record.live.trace
+        self.shared.metrics.request_ended(
+            EndedRequest(
+                route=self.incoming.label,
+                method=self.incoming.http.method,
+                duration_seconds=now - arrived,
+                http_status=http_status,
+                error_code="" if error is None else error.code,
+                head_seconds=None if self.head_at is None else self.head_at - arrived,
+                status=status,
+                error_type=None if trace.error is None else trace.error.type,
+                model=self.facts.model,
+                stream=self.facts.stream,
+                series=self.shared.metrics.worker(self.tried[-1]) if self.tried else None,
+                queue_seconds=trace.queue_seconds,
+                overhead_seconds=None if self.sent_at is None else self.sent_at - arrived,
+                ttft_seconds=trace.ttft_seconds,
+                input_tokens=None if answer is None else answer.input_tokens,
+                output_tokens=None if answer is None else answer.output_tokens,
+                cached_tokens=None if answer is None else answer.cached_tokens,
+            )
+        )

@@ -1,0 +1,370 @@
+"""Where the parts meet: everything is built, started and stopped here, and nowhere else.
+
+Start order: traces, workers (checked, for a bounded time), then the listener, so that the first
+request finds a router that works. Stop order: readiness falls, requests are still served for the
+drain window, no new connections, running requests finish within the grace period, traces are
+flushed. A second signal skips the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from random import Random, SystemRandom
+from typing import Final
+
+import aiohttp
+
+from router.api.access import Access
+from router.api.dispatch import Dispatcher
+from router.api.gate import Gate
+from router.api.http import simple_handler
+from router.api.inference import Forwarding, ForwardingSettings
+from router.api.metrics import MetricsApi
+from router.api.probes import ProbesApi
+from router.api.record import Recorder
+from router.api.relay import Limits
+from router.api.routing import RouteTable
+from router.api.server import Listener
+from router.api.traces import TracesApi
+from router.api.watch import Watch
+from router.clock import Clock
+from router.config import Config
+from router.core.admission import AdmissionSettings
+from router.core.breaker import Breaker, BreakerSettings
+from router.core.headers import HeaderRules
+from router.core.health import Health, HealthSettings
+from router.core.paths import ForwardPaths
+from router.core.retry import RetryBudget, RetrySettings
+from router.core.worker import Change, Worker, normalise_worker_url
+from router.fleet import Fleet
+from router.metrics import Metrics, Sources
+from router.policies import PolicyConfig, build_policy
+from router.tasks import Tasks
+from router.upstream.pools import Pools
+from router.upstream.prober import Prober, ProberSettings
+from router.worker_names import worker_names
+from tracking.lifecycle import LiveTrace
+from tracking.tracker import Tracker, TrackerConfig
+from tracking.view import StoreState
+
+log = logging.getLogger("router")
+
+START_PROBE_SECONDS: Final = 5.0  # workers that cannot be reached do not hold up the start longer
+FLUSH_SECONDS: Final = 5.0
+SWEEP_SECONDS: Final = 1.0
+
+
+class App:
+    """One running router. `await start()`, then `port`; `await stop()` once."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.clock = Clock()
+        random = Random(config.policy_seed) if config.policy_seed is not None else SystemRandom()
+        self.fleet = Fleet([])
+        self.tasks = Tasks()
+        self.watch = Watch(self.clock.now)
+        self.tracker = self._tracker() if config.enable_request_tracking else None
+        self.metrics = Metrics(
+            Sources(
+                workers=lambda: self.fleet.workers,
+                open_requests=lambda: self.forwarding.open_requests,
+                queued_requests=lambda: self.gate.counts.waiting,
+                store=self.store_state,
+            ),
+            version=version("llm-trace-router"),
+            hide_worker_urls=config.hide_worker_urls,
+            **(
+                {"duration_buckets": config.prometheus_duration_buckets}
+                if config.prometheus_duration_buckets
+                else {}
+            ),
+        )
+        self.gate = Gate(
+            AdmissionSettings(
+                max_concurrent=config.max_concurrent_requests,
+                queue_size=config.queue_size,
+                queue_timeout_seconds=config.queue_timeout_secs,
+                rate_per_second=config.rate_limit_tokens_per_second,
+            ),
+            self.clock,
+        )
+        self.pools = Pools(
+            tls=None,
+            connect_timeout_seconds=config.connect_timeout_secs,
+            keepalive_seconds=config.keepalive_timeout_secs,
+        )
+        policy = build_policy(
+            config.policy.value,
+            PolicyConfig(
+                cache_threshold=config.cache_threshold,
+                balance_abs_threshold=config.balance_abs_threshold,
+                balance_rel_threshold=config.balance_rel_threshold,
+                max_tree_size=config.max_tree_size,
+            ),
+            random,
+        )
+        self.forwarding = Forwarding(
+            settings=forwarding_settings(config),
+            fleet=self.fleet,
+            policy=policy,
+            recorder=Recorder(self._put(), self.clock, config.router_id, policy.name),
+            pools=self.pools,
+            gate=self.gate,
+            budget=RetryBudget(),
+            headers=HeaderRules(
+                forward=config.forward_headers,
+                guarded=config.api_key is not None,
+                hide_worker_urls=config.hide_worker_urls,
+            ),
+            metrics=self.metrics,
+            watch=self.watch,
+            clock=self.clock,
+            random=random,
+        )
+        self.prober = Prober(
+            ProberSettings(
+                interval_seconds=config.health_check_interval_secs,
+                timeout_seconds=config.health_check_timeout_secs,
+                endpoint=config.health_check_endpoint,
+            ),
+            random,
+        )
+        self.dispatcher = self._dispatcher(SystemRandom())
+        self.listener = Listener(self.dispatcher)
+        self.metrics_listener: Listener | None = None
+        self.port = 0
+
+    # -- parts -----------------------------------------------------------------------------
+
+    def _tracker(self) -> Tracker:
+        config = self.config
+        return Tracker(
+            TrackerConfig(
+                router_id=config.router_id,
+                redis_url=config.redis_url,
+                fleet=config.fleet,
+                max_entries=config.max_trace_entries,
+                ttl_seconds=config.trace_ttl,
+                buffer_bytes=config.trace_buffer_bytes,
+            ),
+            now=self.clock.now,
+            synchronise=self.clock.synchronise,
+            renamed=self._renamed,
+            on_flush=lambda seconds, records: self.metrics.flush_observed(seconds, records),
+        )
+
+    def _put(self) -> Callable[[LiveTrace], None]:
+        return (lambda _live: None) if self.tracker is None else self.tracker.put
+
+    def _dispatcher(self, random: Random) -> Dispatcher:
+        config = self.config
+        routes = [
+            *TracesApi(self.tracker).routes(),
+            *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
+        ]
+        if config.prometheus_port is None:
+            routes += MetricsApi(self.metrics).routes()
+        return Dispatcher(
+            table=RouteTable(routes),
+            paths=ForwardPaths(config.forward_paths),
+            forwarding=self.forwarding,
+            access=Access(config.api_key, config.admin_keys),
+            request_id_headers=config.request_id_headers,
+            metrics=self.metrics,
+            clock=self.clock,
+            random_bits=random.getrandbits,
+        )
+
+    def store_state(self) -> StoreState | None:
+        return None if self.tracker is None else self.tracker.state()
+
+    def _renamed(self, names: dict[str, str]) -> None:
+        for worker in self.fleet.workers:
+            name = names.get(worker.url)
+            if name is not None:
+                log.info("worker %s is now named %s", worker.url, name)
+                worker.node_id = name
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Everything up to the open port. Raises what the parts raise: OSError, ConfigError, ..."""
+        config = self.config
+        if self.tracker is not None:
+            await self.tracker.start()
+        await self._add_static_workers()
+        await self.prober.start(self.fleet.workers)
+        await self.prober.first_round(START_PROBE_SECONDS)
+        self.tasks.spawn(self.watch.run(), "time limits")
+        self.tasks.spawn(self._sweep(), "idle connections")
+        if config.prometheus_port is not None:
+            self.metrics_listener = Listener(simple_handler(MetricsApi(self.metrics).routes()))
+            await self.metrics_listener.start(config.prometheus_host, config.prometheus_port)
+        self.port = await self.listener.start(config.host, config.port)
+        ready = sum(worker.healthy for worker in self.fleet.workers)
+        log.info(
+            "Listening on %s port %d: %d of %d workers healthy, policy %s",
+            config.host,
+            self.port,
+            ready,
+            len(self.fleet.workers),
+            config.policy.value,
+        )
+
+    async def _add_static_workers(self) -> None:
+        config = self.config
+        named = [(normalise_worker_url(url), name) for url, name in worker_names(config)]
+        urls = [url for url, _ in named]
+        chosen = {url: name for url, name in named if name is not None}
+        if self.tracker is not None and urls:
+            node_ids = await self.tracker.bind_nodes(urls, chosen)
+        else:
+            node_ids = [chosen.get(url) or f"worker-{i}" for i, url in enumerate(urls)]
+        for url, node_id in zip(urls, node_ids, strict=True):
+            self.fleet.add(self._worker(url, node_id, config.static_worker_key))
+
+    def _worker(self, url: str, node_id: str, api_key: str | None) -> Worker:
+        config = self.config
+        worker = Worker(
+            url,
+            node_id,
+            api_key=api_key,
+            health=Health(
+                HealthSettings(
+                    failure_threshold=config.health_failure_threshold,
+                    success_threshold=config.health_success_threshold,
+                    enabled=not config.disable_health_check,
+                )
+            ),
+            breaker=Breaker(
+                BreakerSettings(
+                    failure_threshold=config.cb_failure_threshold,
+                    success_threshold=config.cb_success_threshold,
+                    timeout_seconds=config.cb_timeout_duration_secs,
+                    enabled=not config.disable_circuit_breaker,
+                )
+            ),
+            max_in_flight=config.max_requests_per_worker or None,
+        )
+        worker.listeners.append(self._worker_changed)
+        return worker
+
+    def _worker_changed(self, worker: Worker, change: Change) -> None:
+        log.info(
+            "worker %s (%s): %s %s -> %s, %s",
+            worker.node_id,
+            worker.url,
+            change.what,
+            change.before,
+            change.after,
+            change.reason,
+        )
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.pools.close_idle(self.clock.now())
+
+    async def stop(self, now: asyncio.Event) -> None:
+        """Drain and end; each wait is cut short once `now` is set."""
+        config = self.config
+        self.fleet.draining = True
+        log.info("Draining: %d requests are running", self.forwarding.open_requests)
+        if config.drain_secs > 0:
+            await until(now, config.drain_secs)
+        self.listener.stop_accepting()
+        deadline = self.clock.now() + config.shutdown_grace_period_secs
+        while self.forwarding.open_requests and self.clock.now() < deadline and not now.is_set():
+            await until(now, 0.05)
+        if self.forwarding.open_requests:
+            log.warning("%d requests are cut off", self.forwarding.open_requests)
+        await self.listener.close(0.0)
+        if self.metrics_listener is not None:
+            await self.metrics_listener.close(0.0)
+        await self.tasks.cancel()
+        await self.prober.close()
+        self.pools.close_idle()
+        if self.tracker is not None:
+            await self.tracker.close(FLUSH_SECONDS)
+        log.info("Stopped")
+
+
+def forwarding_settings(config: Config) -> ForwardingSettings:
+    candidates = config.receipt_candidates
+    return ForwardingSettings(
+        max_payload_bytes=config.max_payload_size,
+        receipt_candidates=None if candidates == "all" else candidates,
+        limits=Limits(
+            first_byte_seconds=config.first_byte_timeout_secs,
+            idle_seconds=config.idle_timeout_secs,
+            total_seconds=config.request_timeout_secs,
+        ),
+        sse_error_frames=config.sse_error_frames,
+        retry=RetrySettings(
+            max_attempts=config.max_attempts,
+            initial_backoff_seconds=config.retry_initial_backoff_ms / 1000,
+            max_backoff_seconds=config.retry_max_backoff_ms / 1000,
+            backoff_multiplier=config.retry_backoff_multiplier,
+            jitter_factor=config.retry_jitter_factor,
+        ),
+    )
+
+
+async def until(event: asyncio.Event, seconds: float) -> None:
+    """Wait for `event`, at most so long."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+def run(config: Config) -> int:
+    """Serve until SIGINT or SIGTERM; the exit status."""
+    raise_file_limit()
+    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
+        return runner.run(serve(config))
+
+
+async def serve(config: Config) -> int:
+    """`run`, inside a loop that is there already."""
+    stop, now = asyncio.Event(), asyncio.Event()
+
+    def signalled() -> None:
+        (now if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, signalled)
+    app = App(config)
+    try:
+        await app.start()
+    except (OSError, ValueError, aiohttp.ClientError) as error:
+        log.error("cannot start: %s", error)
+        now.set()
+        await app.stop(now)
+        return 1
+    await stop.wait()
+    await app.stop(now)
+    return 0
+
+
+def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def raise_file_limit() -> None:
+    """Each request needs two sockets; the usual soft limit of 1024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,234 @@
+"""Which headers go on to a worker, and which come back. Whole heads, as bytes.
+
+Towards the worker a list of what may pass (contract, section 5): an engine needs little, and what
+it does not get cannot hurt it: no cookies, and no `Accept-Encoding`, so bodies come back plain.
+Back to the client everything passes but what belongs to the connection, and what only we may say.
+
+Framing is ours on both sides: `Content-Length` of a request is written from the body we hold, and
+an answer's is passed on only when it is beyond doubt. Nothing here looks into values, but CR, LF
+and NUL never pass: the parsers before us refuse them, and one look at the finished head makes sure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from router.core.worker import Worker
+from router.errors import BadRequest, WorkerCut
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+# Belong to one connection (RFC 9110, 7.6.1), whatever `Connection` says of them.
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+# Said by us in every request or meant for our server; `--forward-headers` cannot name them.
+OURS_IN_REQUESTS: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host", b"x-request-id"}
+FORWARDED: Final = frozenset(
+    (
+        b"accept",
+        b"authorization",
+        b"baggage",
+        b"traceparent",
+        b"tracestate",
+        b"x-correlation-id",
+        b"x-smg-routing-key",
+    )
+)
+FORWARDED_PREFIXES: Final = (b"content-", b"x-request-id-")
+# Said by us in answers; from a worker they are not believed. Those beginning x-smg- neither.
+OURS_IN_ANSWERS: Final = frozenset((b"x-request-id", b"x-request-id-replaced", b"x-trace-partial"))
+DROPPED_FROM_ANSWERS: Final = HOP_BY_HOP | OURS_IN_ANSWERS
+OUR_PREFIX: Final = b"x-smg-"
+# Not worth naming in `Connection`: nothing of ours is forwarded under these names anyway.
+USUAL_CONNECTION: Final = frozenset((b"keep-alive", b"close", b""))
+
+TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+AUTHORIZATION: Final = b"authorization"
+
+
+class Answer(Protocol):
+    """Status line and header fields of a worker's answer."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def reason(self) -> bytes: ...
+    @property
+    def headers(self) -> RawHeaders: ...
+
+
+class AnswerFraming(Protocol):
+    """How the body reaches the client: in chunks, until close, or neither (a length, no body)."""
+
+    @property
+    def chunked(self) -> bool: ...
+    @property
+    def until_close(self) -> bool: ...
+
+
+class HeaderRules:
+    """Writes the heads of forwarded requests and of their answers. One for the whole router.
+
+    `forward` (`--forward-headers`) holds names, or prefixes that end in `*`. With `guarded` (an
+    `--api-key` is set) the client's `Authorization` is the router's own secret and goes no
+    further. `hide_worker_urls` names workers to clients by their node ids. Raises ValueError for
+    what is no header's name, or the name of a header that is ours to write.
+    """
+
+    __slots__ = ("_guarded", "_hide_urls", "_names", "_prefixes")
+
+    def __init__(
+        self,
+        *,
+        forward: Iterable[str] = (),
+        guarded: bool = False,
+        hide_worker_urls: bool = False,
+    ) -> None:
+        self._hide_urls = hide_worker_urls
+        names, prefixes = set(FORWARDED), list(FORWARDED_PREFIXES)
+        for given in forward:
+            name = given.strip().lower().encode()
+            stem = name.removesuffix(b"*")
+            if TOKEN.fullmatch(stem) is None:
+                raise ValueError(f"{given!r} is not the name of a header")
+            if name in OURS_IN_REQUESTS:
+                raise ValueError(f"the router writes the header {given!r} itself")
+            if stem == name:
+                names.add(name)
+            else:
+                prefixes.append(stem)
+        names.discard(AUTHORIZATION)  # has rules of its own
+        self._names = frozenset(names)
+        self._prefixes = tuple(prefixes)
+        self._guarded = guarded
+
+    def request_head(
+        self,
+        method: str,
+        target: str,
+        raw_headers: RawHeaders,
+        *,
+        worker: Worker,
+        request_id: str,
+        content_length: int | None,
+    ) -> bytes:
+        """The head of a request to `worker`, with its empty line.
+
+        `content_length` is None for a request without a body. Raises BadRequest for what could be
+        read as more than one head.
+        """
+        path = target.encode("utf-8", "surrogateescape")  # back to the bytes the client sent
+        lines = [
+            b"%b %b HTTP/1.1\r\n" % (method.encode(), path),
+            *worker.head_lines,
+            b"X-Request-Id: %b\r\n" % request_id.encode(),
+        ]
+        names, prefixes = self._names, self._prefixes
+        authorized = self._guarded or worker.api_key is not None
+        named = None
+        for name, value in raw_headers:
+            lowered = name.lower()
+            if lowered in names:
+                lines.append(b"%b: %b\r\n" % (name, value))
+            elif lowered == AUTHORIZATION:
+                # Only one, ours before the client's: two would leave it to the worker which counts.
+                if not authorized:
+                    lines.append(b"%b: %b\r\n" % (name, value))
+                    authorized = True
+            elif lowered == b"connection" and value.lower() not in USUAL_CONNECTION:
+                named = value if named is None else named + b"," + value
+            elif lowered.startswith(prefixes) and lowered not in OURS_IN_REQUESTS:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        if named is not None:
+            ours = 2 + len(worker.head_lines)
+            lines[ours:] = _not_claimed(lines[ours:], named)
+        if content_length is not None:
+            lines.append(b"Content-Length: %d\r\n" % content_length)
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if not _sound(head, len(lines)) or b" " in path or not path.startswith(b"/"):
+            raise BadRequest("the head of the request has characters that must not be in it")
+        return head
+
+    def response_head(
+        self,
+        answer: Answer,
+        framing: AnswerFraming,
+        *,
+        worker: Worker,
+        own: bytes,
+        http11: bool,
+        keep_alive: bool,
+    ) -> bytes:
+        """The head of the answer to the client, with its empty line.
+
+        `own` are our header lines for this request. `http11` and `keep_alive` say what the client
+        speaks and wants. Raises WorkerCut where headers leave in doubt where the answer ends.
+        """
+        name = worker.node_id if self._hide_urls else worker.url
+        lines = [
+            b"HTTP/1.1 %d %b\r\n" % (answer.status, answer.reason),
+            own,
+            b"x-smg-routed-worker-id: %b\r\n" % name.encode(),
+        ]
+        named = length = None
+        chunked = False
+        for name_, value in answer.headers:
+            lowered = name_.lower()
+            if lowered in DROPPED_FROM_ANSWERS or lowered.startswith(OUR_PREFIX):
+                if lowered == b"connection" and value.lower() not in USUAL_CONNECTION:
+                    named = value if named is None else named + b"," + value
+                chunked = chunked or lowered == b"transfer-encoding"
+            elif lowered == b"content-length":
+                if not value.isdigit() or (length is not None and length != value):
+                    raise WorkerCut("the worker's answer has conflicting lengths")
+                length = value
+            else:
+                lines.append(b"%b: %b\r\n" % (name_, value))
+        if named is not None:
+            lines[3:] = _not_claimed(lines[3:], named)
+        if length is not None:
+            if chunked or framing.chunked:
+                raise WorkerCut("the worker's answer has both a length and a transfer coding")
+            if answer.status != 204:  # which has no body to have a length (RFC 9110, 8.6)
+                lines.append(b"Content-Length: %b\r\n" % length)
+        if framing.chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        if framing.until_close or not keep_alive:
+            lines.append(b"Connection: close\r\n")
+        elif not http11:
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if not _sound(head, len(lines) - 1 + own.count(b"\r\n")):
+            raise WorkerCut("the worker's answer has control characters in its headers")
+        return head
+
+
+def _not_claimed(lines: list[bytes], connection: bytes) -> list[bytes]:
+    """`lines` without the headers that `Connection` claims for itself."""
+    claimed = {token.strip().lower() for token in connection.split(b",")}
+    return [line for line in lines if line.partition(b":")[0].lower() not in claimed]
+
+
+def _sound(head: bytes, lines: int) -> bool:
+    """Are there exactly the line ends that were written here, and no NUL?"""
+    return (
+        head.count(b"\r\n") == lines
+        and head.count(b"\r") == lines
+        and head.count(b"\n") == lines
+        and b"\0" not in head
+    )
