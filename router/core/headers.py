@@ -57,6 +57,7 @@ USUAL_CONNECTION: Final = frozenset((b"keep-alive", b"close", b""))
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 AUTHORIZATION: Final = b"authorization"
+END: Final = (b"", b"")  # the empty line, when lines are joined
 
 
 class Answer(Protocol):
@@ -132,9 +133,9 @@ class HeaderRules:
         """
         path = target.encode("utf-8", "surrogateescape")  # back to the bytes the client sent
         lines = [
-            b"%b %b HTTP/1.1\r\n" % (method.encode(), path),
+            b"%b %b HTTP/1.1" % (method.encode(), path),
             *worker.head_lines,
-            b"X-Request-Id: %b\r\n" % request_id.encode(),
+            b"X-Request-Id: " + request_id.encode(),
         ]
         names, prefixes = self._names, self._prefixes
         authorized = self._guarded or worker.api_key is not None
@@ -142,24 +143,24 @@ class HeaderRules:
         for name, value in raw_headers:
             lowered = name.lower()
             if lowered in names:
-                lines.append(b"%b: %b\r\n" % (name, value))
+                lines.append(b": ".join((name, value)))
             elif lowered == AUTHORIZATION:
                 # Only one, ours before the client's: two would leave it to the worker which counts.
                 if not authorized:
-                    lines.append(b"%b: %b\r\n" % (name, value))
+                    lines.append(b": ".join((name, value)))
                     authorized = True
             elif lowered == b"connection" and value.lower() not in USUAL_CONNECTION:
                 named = value if named is None else named + b"," + value
             elif lowered.startswith(prefixes) and lowered not in OURS_IN_REQUESTS:
-                lines.append(b"%b: %b\r\n" % (name, value))
+                lines.append(b": ".join((name, value)))
         if named is not None:
             ours = 2 + len(worker.head_lines)
             lines[ours:] = _not_claimed(lines[ours:], named)
         if content_length is not None:
-            lines.append(b"Content-Length: %d\r\n" % content_length)
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if not _sound(head, len(lines)) or b" " in path or not path.startswith(b"/"):
+            lines.append(b"Content-Length: %d" % content_length)
+        lines += END
+        head = b"\r\n".join(lines)
+        if not _sound(head, len(lines) - 1) or b" " in path or not path.startswith(b"/"):
             raise BadRequest("the head of the request has characters that must not be in it")
         return head
 
@@ -178,16 +179,15 @@ class HeaderRules:
         `own` are our header lines for this request. `http11` and `keep_alive` say what the client
         speaks and wants. Raises WorkerCut where headers leave in doubt where the answer ends.
         """
-        name = worker.node_id if self._hide_urls else worker.url
+        shown = worker.node_id if self._hide_urls else worker.url
         lines = [
-            b"HTTP/1.1 %d %b\r\n" % (answer.status, answer.reason),
-            own,
-            b"x-smg-routed-worker-id: %b\r\n" % name.encode(),
+            b"HTTP/1.1 %d %b" % (answer.status, answer.reason),
+            b"%bx-smg-routed-worker-id: %b" % (own, shown.encode()),
         ]
         named = length = None
         chunked = False
-        for name_, value in answer.headers:
-            lowered = name_.lower()
+        for name, value in answer.headers:
+            lowered = name.lower()
             if lowered in DROPPED_FROM_ANSWERS or lowered.startswith(OUR_PREFIX):
                 if lowered == b"connection" and value.lower() not in USUAL_CONNECTION:
                     named = value if named is None else named + b"," + value
@@ -197,22 +197,22 @@ class HeaderRules:
                     raise WorkerCut("the worker's answer has conflicting lengths")
                 length = value
             else:
-                lines.append(b"%b: %b\r\n" % (name_, value))
+                lines.append(b": ".join((name, value)))
         if named is not None:
-            lines[3:] = _not_claimed(lines[3:], named)
+            lines[2:] = _not_claimed(lines[2:], named)
         if length is not None:
             if chunked or framing.chunked:
                 raise WorkerCut("the worker's answer has both a length and a transfer coding")
             if answer.status != 204:  # which has no body to have a length (RFC 9110, 8.6)
-                lines.append(b"Content-Length: %b\r\n" % length)
+                lines.append(b"Content-Length: " + length)
         if framing.chunked:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
+            lines.append(b"Transfer-Encoding: chunked")
         if framing.until_close or not keep_alive:
-            lines.append(b"Connection: close\r\n")
+            lines.append(b"Connection: close")
         elif not http11:
-            lines.append(b"Connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
+            lines.append(b"Connection: keep-alive")
+        lines += END
+        head = b"\r\n".join(lines)
         if not _sound(head, len(lines) - 1 + own.count(b"\r\n")):
             raise WorkerCut("the worker's answer has control characters in its headers")
         return head
@@ -224,11 +224,6 @@ def _not_claimed(lines: list[bytes], connection: bytes) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in claimed]
 
 
-def _sound(head: bytes, lines: int) -> bool:
-    """Are there exactly the line ends that were written here, and no NUL?"""
-    return (
-        head.count(b"\r\n") == lines
-        and head.count(b"\r") == lines
-        and head.count(b"\n") == lines
-        and b"\0" not in head
-    )
+def _sound(head: bytes, line_ends: int) -> bool:
+    """Has it no CR, LF or NUL but the line ends that were written here?"""
+    return len(head) - len(head.translate(None, b"\r\n\0")) == 2 * line_ends

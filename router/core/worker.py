@@ -41,12 +41,12 @@ def head_lines(host: str, port: int, *, tls: bool, api_key: str | None) -> tuple
     name = f"[{host}]" if ":" in host else host
     if port != DEFAULT_PORTS["https" if tls else "http"]:
         name = f"{name}:{port}"
-    lines = (b"Host: %b\r\n" % name.encode(),)
+    lines = (b"Host: " + name.encode(),)
     if api_key is None:
         return lines
     if VISIBLE.fullmatch(api_key) is None:
         raise ValueError("a worker's key has characters that cannot be in a header")
-    return (*lines, b"Authorization: Bearer %b\r\n" % api_key.encode())
+    return (*lines, b"Authorization: Bearer " + api_key.encode())
 
 
 def _split(url: str) -> SplitResult:

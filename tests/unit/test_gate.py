@@ -36,7 +36,7 @@ async def settle() -> None:
 
 
 def enter(one: Gate) -> Ticket:
-    ticket = one.try_enter(0)
+    ticket = one.try_enter(one._clock.now())
     assert ticket is not None
     return ticket
 
@@ -50,15 +50,15 @@ async def test_without_limits_everyone_comes_in_at_once() -> None:
     tickets = [enter(one) for _ in range(1000)]
     for ticket in tickets:
         one.leave(ticket)
-    assert await one.enter(0) is not None
+    assert await one.enter() is not None
     assert repr(one) == "<Gate open>"
 
 
 async def test_who_finds_no_room_waits_and_is_woken_in_turn() -> None:
     one = gate(max_concurrent=1)
     first = enter(one)
-    assert one.try_enter(0) is None
-    waiting = [asyncio.create_task(one.enter(one._clock.now())) for _ in range(2)]
+    assert one.try_enter(one._clock.now()) is None
+    waiting = [asyncio.create_task(one.enter()) for _ in range(2)]
     await settle()
     assert one.counts.waiting == 2
     one.leave(first)
@@ -83,7 +83,7 @@ async def test_a_full_line_is_429_with_retry_after() -> None:
     one = gate(max_concurrent=1, queue_size=0)
     enter(one)
     with pytest.raises(QueueFull, match="1 running and 0 waiting") as refused:
-        await one.enter(0)
+        await one.enter()
     assert refused.value.status == 429
     assert refused.value.retry_after_seconds == 1
 
@@ -92,7 +92,7 @@ async def test_the_deadline_is_408_with_retry_after() -> None:
     one = gate(max_concurrent=1, queue_timeout_seconds=0.02)
     ticket = enter(one)
     with pytest.raises(QueueTimeout, match=r"within 0\.02 s") as refused:
-        await one.enter(one._clock.now())
+        await one.enter()
     assert refused.value.status == 408
     assert refused.value.retry_after_seconds == 1
     one.leave(ticket)
@@ -101,7 +101,7 @@ async def test_the_deadline_is_408_with_retry_after() -> None:
 
 async def test_a_rate_wakes_those_who_wait_without_anyone_leaving() -> None:
     one = gate(rate_per_second=100, max_concurrent=-1)
-    tickets = [await one.enter(one._clock.now()) for _ in range(105)]
+    tickets = [await one.enter() for _ in range(105)]
     assert one.counts.active == 105
     for ticket in tickets:
         one.leave(ticket)
@@ -111,7 +111,7 @@ async def test_a_rate_wakes_those_who_wait_without_anyone_leaving() -> None:
 async def test_who_is_cancelled_in_line_frees_the_place_in_line() -> None:
     one = gate(max_concurrent=1, queue_size=1)
     ticket = enter(one)
-    waiting = asyncio.create_task(one.enter(0))
+    waiting = asyncio.create_task(one.enter())
     await settle()
     waiting.cancel()
     await settle()
@@ -124,7 +124,7 @@ async def test_who_is_cancelled_in_line_frees_the_place_in_line() -> None:
 async def test_who_is_cancelled_just_as_the_turn_comes_passes_it_on() -> None:
     one = gate(max_concurrent=1)
     ticket = enter(one)
-    waiting = [asyncio.create_task(one.enter(one._clock.now())) for _ in range(2)]
+    waiting = [asyncio.create_task(one.enter()) for _ in range(2)]
     await settle()
     one.leave(ticket)
     waiting[0].cancel()
@@ -136,7 +136,7 @@ async def test_who_is_cancelled_just_as_the_turn_comes_passes_it_on() -> None:
 async def test_who_was_cancelled_just_before_the_turn_came_does_not_keep_it() -> None:
     one = gate(max_concurrent=1)
     ticket = enter(one)
-    waiting = [asyncio.create_task(one.enter(one._clock.now())) for _ in range(2)]
+    waiting = [asyncio.create_task(one.enter()) for _ in range(2)]
     await settle()
     waiting[0].cancel()
     one.leave(ticket)
@@ -149,7 +149,7 @@ async def test_who_is_cancelled_just_as_the_deadline_comes_leaves_no_trace() -> 
     clock = SetClock()
     one = gate(clock, max_concurrent=1, queue_timeout_seconds=1)
     ticket = enter(one)
-    waiting = asyncio.create_task(one.enter(clock.now()))
+    waiting = asyncio.create_task(one.enter())
     await settle()
     clock.time += 2
     one._ring()
@@ -163,7 +163,7 @@ async def test_who_is_cancelled_just_as_the_deadline_comes_leaves_no_trace() -> 
 async def test_a_larger_limit_lets_those_in_who_wait() -> None:
     one = gate(max_concurrent=1)
     tickets = [enter(one)]
-    waiting = [asyncio.create_task(one.enter(one._clock.now())) for _ in range(2)]
+    waiting = [asyncio.create_task(one.enter()) for _ in range(2)]
     await settle()
     one.resize(3)
     tickets += await asyncio.gather(*waiting)
@@ -190,7 +190,7 @@ def test_cancelled_at_any_point_no_place_is_lost_and_no_wake_up_either(steps, ra
 
         async def request() -> None:
             try:
-                inside.append(await one.enter(clock.now()))
+                inside.append(await one.enter())
             except (QueueFull, QueueTimeout):
                 pass
 
