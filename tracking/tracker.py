@@ -139,10 +139,7 @@ class Tracker:
         """Commit what is left, at most so long, then leave the fleet and stop everything."""
         if self._tasks:
             await self._writer.close(deadline_seconds)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await self._end_tasks()
         try:
             if self._health.up:
                 await self._store.leave(self.owner)
@@ -196,6 +193,15 @@ class Tracker:
         task.add_done_callback(_report_crash)
         self._tasks.append(task)
 
+    async def _end_tasks(self) -> None:
+        # More than once: before Python 3.12 asyncio.wait_for, which redis-py uses, swallows a
+        # cancellation that arrives together with the answer.
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.05)
+            self._tasks = [task for task in self._tasks if not task.done()]
+
     # --- the request path -----------------------------------------------------------------------
 
     def put(self, live: LiveTrace) -> None:
@@ -209,7 +215,7 @@ class Tracker:
         known here."""
         if not ids:
             return Found([])
-        flushed = await self._flushed()
+        flushed = await self._writer.flush(FLUSH_SECONDS)
         stored: list[Stored | None] | None = None
         failure: StoreUnavailable | None = None
         try:
@@ -232,7 +238,7 @@ class Tracker:
 
     async def list(self, query: TraceQuery) -> Page:
         """One page, newest first. Raises StoreUnavailable if nothing at all is known here."""
-        flushed = await self._flushed()
+        flushed = await self._writer.flush(FLUSH_SECONDS)
         try:
             self._require_store()
             listed = await self._store.page(query)
@@ -245,14 +251,14 @@ class Tracker:
 
     async def stats(self) -> bytes:
         """The stats object as JSON. Raises StoreUnavailable."""
-        await self._flushed()
+        await self._writer.flush(FLUSH_SECONDS)
         self._require_store()
         return msgspec.json.encode(self._stats_object(await self._store.stats()))
 
     async def delete(self, record_id: str | None) -> int:
         """Delete what is held under an id, or everything (None): how many. Raises
         StoreUnavailable."""
-        await self._flushed()
+        await self._writer.flush(FLUSH_SECONDS)
         self._require_store()
         self._writer.forget(record_id)
         if record_id is None:
@@ -273,10 +279,6 @@ class Tracker:
     def writer_stats(self) -> WriterStats:
         """The writer's numbers, for metrics; no I/O."""
         return self._writer.stats()
-
-    async def _flushed(self) -> bool:
-        """Whether the store has everything that this replica knows."""
-        return await self._writer.flush(FLUSH_SECONDS) and not self._writer.behind
 
     def _require_store(self) -> None:
         if not self._health.up:

@@ -286,11 +286,6 @@ class TraceWriter:
 
     # --- what is known here ---------------------------------------------------------------------
 
-    @property
-    def behind(self) -> bool:
-        """Whether finished traces from an outage still wait for the store."""
-        return len(self._backlog) > 0
-
     def known(self, any_id: str) -> Record | None:
         """The newest version known here, by request id, key or engine id; committed or not."""
         live = self._open.get(any_id) or self._dirty.get(any_id)
@@ -337,9 +332,10 @@ class TraceWriter:
     # --- waiting --------------------------------------------------------------------------------
 
     async def flush(self, timeout_seconds: float) -> bool:
-        """Commit what was put before this call. False when that did not happen in time."""
+        """Commit what was put before this call. False when that did not happen in time, or when
+        finished traces from an outage still wait their turn."""
         if not self._dirty and not self._sending:
-            return True
+            return not self._backlog
         if self._held or not self._health.up:
             return False
         # The dictionary is a queue: what is dirty now is among the next this many taken.
@@ -351,7 +347,7 @@ class TraceWriter:
         self._hurry.set()
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await waiter.future
+                return await waiter.future and not self._backlog
         except TimeoutError:
             return False
         finally:

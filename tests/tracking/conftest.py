@@ -1,0 +1,135 @@
+"""Stores to test against: fakeredis, a real Redis, and the Valkey that is started for a user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import fakeredis
+import pytest
+from redis.asyncio import Redis
+
+from tracking.embedded import find_server
+from tracking.store import Retention, TraceStore
+
+DAY = Retention(100_000, 86_400)
+
+
+class Server:
+    """A server process of a test, on a unix socket."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self.program = program
+        self.path = directory / "server.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.path}"
+
+    def start(self) -> None:
+        self.path.unlink(missing_ok=True)
+        command = [self.program, "--port", "0", "--unixsocket", str(self.path), "--save", ""]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self.path.parent)
+        for _ in range(500):
+            if self.path.exists():
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{self.program} did not start")
+
+    def send(self, signal: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def redis_program() -> str:
+    program = shutil.which("redis-server")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is missing; CI must have it")
+        pytest.skip("no redis-server on PATH")
+    return program
+
+
+@pytest.fixture(scope="session")
+def programs() -> dict[str, Callable[[], str]]:
+    return {"redis": redis_program, "valkey": find_server}
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory, programs) -> Iterator[Callable[[str], Server]]:
+    """A server of a kind, started once; tests keep apart by fleet."""
+    running: dict[str, Server] = {}
+
+    def get(kind: str) -> Server:
+        if kind not in running:
+            server = Server(programs[kind](), tmp_path_factory.mktemp(kind))
+            server.start()
+            running[kind] = server
+        return running[kind]
+
+    yield get
+    for server in running.values():
+        server.kill()
+
+
+@pytest.fixture
+def own_server(tmp_path, programs) -> Iterator[Server]:
+    """A Redis that a test may stop, kill and flush."""
+    server = Server(programs["redis"](), tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+class Backend:
+    """One fleet on one server: stores with any settings, and a client that looks behind them."""
+
+    def __init__(self, client: Redis, *, shebang: bool) -> None:
+        self.client = client
+        self.fleet = f"t{uuid4().hex[:12]}"
+        self._shebang = shebang
+
+    def store(self, max_entries: int = 100_000, ttl_seconds: int = 86_400) -> TraceStore:
+        own = Retention(max_entries, ttl_seconds)
+        return TraceStore(
+            self.client, self.fleet, own, call_timeout_seconds=5, shebang=self._shebang
+        )
+
+    def key(self, name: str) -> str:
+        return "{%s}:%s" % (self.fleet, name)
+
+    async def keys(self) -> dict[str, int]:
+        """Every key of the fleet without its tag, and its time to live in seconds."""
+        found: dict[str, int] = {}
+        async for key in self.client.scan_iter(match=self.key("*"), count=1000):
+            name = key.decode().removeprefix(self.key(""))
+            found[name] = await self.client.ttl(key)
+        return found
+
+
+@pytest.fixture(
+    params=[
+        "fakeredis",
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("valkey", marks=pytest.mark.redis),
+    ]
+)
+async def backend(request, shared_server) -> AsyncIterator[Backend]:
+    if request.param == "fakeredis":
+        client: Redis = fakeredis.FakeAsyncRedis()
+    else:
+        client = Redis.from_url(shared_server(request.param).url)
+    yield Backend(client, shebang=request.param != "fakeredis")
+    await client.aclose()

@@ -1,0 +1,360 @@
+"""A whole tracker, two of them, and what happens to the server between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from tests.tracking.traces import live, now_us
+from tracking.query import parse_query
+from tracking.store import NodeNameTaken, SchemaMismatch
+from tracking.tracker import Tracker, TrackerConfig
+from tracking.view import StoreUnavailable
+
+pytestmark = pytest.mark.redis
+
+
+class Fleet:
+    """Trackers of one test on one server, closed at its end."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.started: list[Tracker] = []
+        self.renames: dict[str, str] = {}
+        self.clock: list[tuple[int, float]] = []
+
+    async def tracker(self, name: str, *, start: bool = True, **config) -> Tracker:
+        tracker = Tracker(
+            TrackerConfig(router_id=name, redis_url=self.url, **config),
+            now=time.monotonic,
+            synchronise=lambda us, at: self.clock.append((us, at)),
+            renamed=self.renames.update,
+        )
+        self.started.append(tracker)
+        if start:
+            await tracker.start()
+        return tracker
+
+    async def close(self) -> None:
+        for tracker in self.started:
+            await tracker.close(0.2)
+
+
+@pytest.fixture
+async def fleet(own_server) -> AsyncIterator[Fleet]:
+    one = Fleet(own_server.url)
+    yield one
+    with contextlib.suppress(ProcessLookupError):
+        if own_server.process is not None:
+            own_server.send(signal.SIGCONT)
+    await one.close()
+
+
+async def rows(tracker: Tracker, **params: str) -> list[dict]:
+    page = await tracker.list(parse_query(list(params.items())))
+    return [msgspec.json.decode(row) for row in page.rows]
+
+
+async def one(tracker: Tracker, one_id: str) -> dict | None:
+    (found,) = (await tracker.get([one_id])).records
+    return None if found is None else msgspec.json.decode(found)
+
+
+async def until(condition, seconds: float = 8.0) -> None:
+    async with asyncio.timeout(seconds):
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                if await condition():
+                    return
+            await asyncio.sleep(0.02)
+
+
+async def test_what_one_replica_puts_the_other_shows_and_its_own_shows_at_once(fleet):
+    a, b = await fleet.tracker("a"), await fleet.tracker("b")
+    running = live("k", request_id="mine", status="processing")
+    a.put(running)
+    assert (await one(a, "mine"))["status"] == "processing"
+    running.move("completed")
+    a.put(running)
+    assert [row["status"] for row in await rows(a, status="completed")] == ["completed"]
+    assert (await one(b, "mine"))["status"] == "completed"
+    assert await a.get([]) is not None
+
+
+async def test_the_stats_object_is_the_one_of_the_contract(fleet):
+    tracker = await fleet.tracker("a", max_entries=500, ttl_seconds=60)
+    tracker.put(live("k1", node="worker-0"))
+    tracker.put(live("k2", node="worker-1", status="processing"))
+    stats = msgspec.json.decode(await tracker.stats())
+    oldest, newest = stats.pop("oldest_trace"), stats.pop("newest_trace")
+    assert oldest <= newest
+    assert newest == (await one(tracker, "k2"))["timestamp"]
+    assert stats == {
+        "total_requests": 2,
+        "active_traces": 2,
+        "requests_per_node": {"worker-0": 1, "worker-1": 1},
+        "requests_per_status": {"completed": 1, "processing": 1},
+        "requests_per_route": {"/generate": 1},
+        "requests_per_policy": {"cache_aware": 1},
+        "requests_per_model": {"m": 1},
+        "in_flight": 1,
+        "total_traces": 2,
+        "node_distribution": {"worker-0": 1, "worker-1": 1},
+        "status_distribution": {"completed": 1, "processing": 1},
+        "route_distribution": {"/generate": 1},
+        "config": {"enabled": True, "max_entries": 500, "ttl_seconds": 60},
+        "store": {"kind": "redis", "state": "up", "buffered": 0, "buffered_bytes": 0, "dropped": 0},
+    }
+    assert await tracker.delete(None) == 2
+    empty = msgspec.json.decode(await tracker.stats())
+    assert (empty["total_requests"], empty["oldest_trace"], empty["newest_trace"]) == (0, None, None)
+
+
+async def test_pages_of_a_tracker_follow_their_cursor(fleet):
+    tracker = await fleet.tracker("a")
+    for i in range(5):
+        tracker.put(live(f"k{i}", age_seconds=9 - i))
+    first = await tracker.list(parse_query([("limit", "3")]))
+    assert first.next_cursor is not None
+    assert [r["key"] for r in await rows(tracker, cursor=first.next_cursor)] == ["k1", "k0"]
+
+
+async def test_start_tells_the_log_and_the_clock(fleet, caplog):
+    caplog.set_level(logging.INFO)
+    await fleet.tracker("a")
+    assert "Initializing request tracker" in [r.message for r in caplog.records]
+    us, at = fleet.clock[0]
+    assert abs(us - now_us()) < 60_000_000
+    assert abs(at - time.monotonic()) < 60
+
+
+async def test_settings_that_differ_from_the_fleets_are_told_once(fleet, caplog):
+    caplog.set_level(logging.INFO, "tracking")
+    await fleet.tracker("large", max_entries=500, ttl_seconds=60)
+    small = await fleet.tracker("small", max_entries=50, ttl_seconds=30)
+    await asyncio.sleep(2.2)
+    told = [r.message for r in caplog.records if "this router asked for" in r.message]
+    assert told == ["the fleet keeps 500 traces for 60 s; this router asked for 50 and 30 s"]
+    assert msgspec.json.decode(await small.stats())["config"]["max_entries"] == 500
+
+
+@pytest.mark.slow
+async def test_requests_of_a_router_that_vanished_become_lost_within_ten_seconds(fleet):
+    a, b = await fleet.tracker("a"), await fleet.tracker("b")
+    a.put(live("cut", status="processing"))
+    a.put(live("done"))
+    await until(lambda: _has(b, "cut"))
+    await a._end_tasks()  # no farewell: as SIGKILL would
+    died = time.monotonic()
+    await until(lambda: _is(b, "cut", "lost"), 10)
+    assert time.monotonic() - died < 10
+    found = await one(b, "cut")
+    assert found["error"]["type"] == "router_lost"
+    assert (await one(b, "done"))["status"] == "completed"
+
+
+@pytest.mark.slow
+async def test_a_store_that_hangs_makes_nobody_lost(fleet, own_server):
+    a, b = await fleet.tracker("a"), await fleet.tracker("b")
+    a.put(live("k", status="processing"))
+    await until(lambda: _has(b, "k"))
+    await asyncio.sleep(6.2)  # both may sweep by now
+    own_server.send(signal.SIGSTOP)
+    await asyncio.sleep(4)
+    own_server.send(signal.SIGCONT)
+    await until(lambda: _has(b, "k"))
+    await asyncio.sleep(1.5)
+    assert (await one(b, "k"))["status"] == "processing"
+
+
+async def test_while_the_store_is_away_own_requests_answer_and_others_are_not_denied(
+    fleet, own_server
+):
+    a = await fleet.tracker("a")
+    own_server.kill()
+    a.put(live("done", request_id="x"))
+    a.put(live("running", status="processing", session="s"))
+    await _down(a)
+    assert (await one(a, "x"))["key"] == "done"
+    assert len((await a.get(["x", "running"])).records) == 2
+    with pytest.raises(StoreUnavailable):
+        await a.get(["x", "unknown"])
+    page = await a.list(parse_query([("limit", "1")]))
+    assert page.partial == "store-unavailable"
+    assert [msgspec.json.decode(row)["key"] for row in page.rows] == ["running"]
+    assert [r["key"] for r in await rows(a, cursor=page.next_cursor)] == ["done"]
+    assert [r["key"] for r in await rows(a, session_id="s", status="processing")] == ["running"]
+    for call in (a.stats(), a.delete(None)):
+        with pytest.raises(StoreUnavailable):
+            await call
+    state = a.state()
+    assert (state.state, state.buffered) == ("down", 2)
+
+
+async def test_a_list_is_refused_when_nothing_at_all_is_known_here(fleet, own_server):
+    a = await fleet.tracker("a")
+    own_server.kill()
+    await _down(a)
+    with pytest.raises(StoreUnavailable):
+        await a.list(parse_query([]))
+
+
+async def test_a_hanging_store_never_hangs_an_answer(fleet, own_server):
+    a = await fleet.tracker("a")
+    a.put(live("k"))
+    await rows(a)
+    own_server.send(signal.SIGSTOP)
+    a.put(live("k2"))
+    async with asyncio.timeout(3):  # promised is one second; the machine may be busy
+        assert (await one(a, "k2"))["key"] == "k2"
+    async with asyncio.timeout(3):
+        with pytest.raises(StoreUnavailable):
+            await a.stats()
+
+
+async def test_after_an_outage_with_its_data_gone_the_last_seconds_and_running_ones_are_back(
+    fleet, own_server
+):
+    a = await fleet.tracker("a")
+    running = live("running", status="processing")
+    a.put(running)
+    a.put(live("before"))
+    assert len(await rows(a)) == 2
+    own_server.kill()
+    a.put(live("during"))
+    await _down(a)
+    own_server.start()
+    await until(lambda: _keys(a, {"running", "before", "during"}))
+    b = await fleet.tracker("b")
+    assert {r["key"] for r in await rows(b)} == {"running", "before", "during"}
+    running.move("completed")
+    a.put(running)
+    assert await _is(a, "running", "completed")
+    assert a.state().buffered == 0
+
+
+async def test_after_a_flush_of_all_data_what_runs_is_back_and_names_are_kept(fleet, own_server):
+    a = await fleet.tracker("a")
+    await a.bind_nodes(["http://w:1", "http://w:2"], {"http://w:2": "gpu-2"})
+    a.put(live("running", status="processing", node="gpu-2"))
+    await rows(a)
+    await a._store._client.flushall()
+    await until(lambda: _keys(a, {"running"}))
+    b = await fleet.tracker("b")
+    assert await b.bind_nodes(["http://w:2", "http://w:1"]) == ["gpu-2", "worker-0"]
+    assert fleet.renames == {}
+
+
+async def test_a_start_without_the_store_goes_on_and_names_are_put_right_later(fleet, own_server):
+    a = await fleet.tracker("a")
+    assert await a.bind_nodes(["http://w:1"], {"http://w:1": "gpu-7"}) == ["gpu-7"]
+    a.put(live("named", node="gpu-7"))
+    await rows(a)
+    own_server.send(signal.SIGSTOP)
+    b = await fleet.tracker("b", start=False)
+    async with asyncio.timeout(4):  # promised are two seconds
+        await b.start()
+    assert await b.bind_nodes(["http://w:1"]) == ["worker-0"]
+    b.put(live("early", node="worker-0"))
+    own_server.send(signal.SIGCONT)
+    await until(lambda: _has(b, "early"))
+    await until(lambda: _keys(a, {"early", "named"}))
+    assert (await one(a, "early"))["node_id"] == "gpu-7"
+    assert fleet.renames == {"http://w:1": "gpu-7"}
+
+
+async def test_a_rename_at_one_replica_reaches_the_others(fleet):
+    a, b = await fleet.tracker("a"), await fleet.tracker("b")
+    assert await a.bind_nodes(["http://w:1"]) == ["worker-0"]
+    assert await b.bind_nodes(["http://w:1"], {"http://w:1": "gpu-2"}) == ["gpu-2"]
+    async with asyncio.timeout(5):
+        while fleet.renames != {"http://w:1": "gpu-2"}:
+            await asyncio.sleep(0.02)
+    assert await a.bind_nodes(["http://w:2"]) == ["worker-1"]
+
+
+async def test_one_name_for_two_workers_is_refused_and_both_are_named(fleet):
+    a = await fleet.tracker("a")
+    with pytest.raises(NodeNameTaken, match=r"http://w:2.*http://w:1|http://w:1.*http://w:2"):
+        await a.bind_nodes(["http://w:1", "http://w:2"], {"http://w:1": "g", "http://w:2": "g"})
+
+
+async def test_data_of_a_far_version_refuses_the_start(fleet):
+    a = await fleet.tracker("a")
+    await a._store._client.set("{default}:schema", 9)
+    with pytest.raises(SchemaMismatch):
+        await fleet.tracker("b")
+
+
+async def test_closing_commits_what_is_left_and_leaves_the_fleet(fleet):
+    a, b = await fleet.tracker("a"), await fleet.tracker("b")
+    for i in range(250):
+        a.put(live(f"k{i}"))
+    await a.close(5)
+    assert len(await rows(b, limit="1000")) == 250
+    beat = await b._replicas.beat()
+    assert beat.owners == [b.owner]
+
+
+async def test_a_private_store_serves_and_leaves_nothing_behind(caplog):
+    caplog.set_level(logging.INFO)
+    tracker = Tracker(
+        TrackerConfig(router_id="a"), now=time.monotonic, synchronise=lambda _us, _at: None
+    )
+    await tracker.start()
+    tracker.put(live("k"))
+    assert [r["key"] for r in await rows(tracker)] == ["k"]
+    assert tracker.state().kind == "embedded"
+    embedded = tracker._embedded
+    assert embedded is not None
+    await tracker.close(2)
+    assert not embedded.running
+    assert not embedded._directory.exists()
+    private = [r.message for r in caplog.records if r.message.startswith("No --redis-url")]
+    assert private == [
+        "No --redis-url: traces are kept in a private store, visible at this router only, gone when"
+        " it stops"
+    ]
+
+
+async def test_a_private_store_that_dies_is_replaced():
+    tracker = Tracker(
+        TrackerConfig(router_id="a"), now=time.monotonic, synchronise=lambda _us, _at: None
+    )
+    await tracker.start()
+    tracker.put(live("k"))
+    await rows(tracker)
+    assert tracker._embedded is not None
+    assert tracker._embedded._process is not None
+    tracker._embedded._process.kill()
+    await _down(tracker)
+    await until(lambda: _keys(tracker, {"k"}))
+    await tracker.close(2)
+
+
+async def _down(tracker: Tracker) -> None:
+    async with asyncio.timeout(5):
+        while tracker.state().state == "up":
+            await asyncio.sleep(0.01)
+
+
+async def _keys(tracker: Tracker, keys: set[str]) -> bool:
+    page = await tracker.list(parse_query([]))
+    held = {msgspec.json.decode(row)["key"] for row in page.rows}
+    return page.partial is None and held == keys
+
+
+async def _has(tracker: Tracker, one_id: str) -> bool:
+    return await one(tracker, one_id) is not None
+
+
+async def _is(tracker: Tracker, one_id: str, status: str) -> bool:
+    found = await one(tracker, one_id)
+    return found is not None and found["status"] == status
