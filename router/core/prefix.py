@@ -116,10 +116,16 @@ class PrefixIndex:
         """`node` holds this prefix from now on; it is the most recently used one."""
         bit = self._bits.get(node) or self._add(node)
         holders = self._holders
+        get, refresh = holders.get, holders.move_to_end
         # Deepest first: a prefix must not be evicted before what continues it.
         for block in reversed(blocks[: self._max_entries]):
-            holders[block] = holders.get(block, 0) | bit
-            holders.move_to_end(block)
+            holding = get(block)
+            if holding is None:
+                holders[block] = bit
+                continue
+            if not holding & bit:
+                holders[block] = holding | bit
+            refresh(block)
         self._evict()
 
     def match(self, blocks: Sequence[int]) -> dict[str, int]:

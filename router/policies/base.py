@@ -94,7 +94,13 @@ def loads(candidates: Sequence[Worker]) -> list[int]:
 
 def least(values: Column, random: Random) -> int:
     """The index of the smallest value; of several equal ones any, so that an idle fleet spreads."""
-    smallest = min(values)
-    first = values.index(smallest)
-    equals = [i for i, value in enumerate(values) if value == smallest]
-    return first if len(equals) == 1 else random.choice(equals)
+    return any_index(values, min(values), random)
+
+
+def any_index(values: Column, value: float, random: Random) -> int:
+    """One of the indexes at which `value` stands, each with the same chance."""
+    index = values.index(value)
+    equals = values.count(value)
+    for _ in range(random.randrange(equals) if equals > 1 else 0):
+        index = values.index(value, index + 1)
+    return index

@@ -18,11 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Final
 
 from router.core.facts import RequestFacts
 from router.core.prefix import PrefixIndex, matched_bytes
 from router.core.worker import Worker
 from router.policies.base import Choice, Column, Policy, PolicyConfig, least, loads, policy
+
+# So much that no load outweighs the smallest step of a match, which has four digits.
+MATCH_RANK: Final = 1e9
 
 
 @policy("cache_aware")
@@ -61,8 +65,8 @@ class CacheAwarePolicy(Policy):
         parts = {
             depth: round(matched_bytes(depth, size) / size, 4) for depth in set(depths.values())
         }
-        parts[0] = 0.0
-        return [parts[depths.get(worker.node_id, 0)] for worker in candidates]
+        held = {node: parts[depth] for node, depth in depths.items()}
+        return [held.get(worker.node_id, 0.0) for worker in candidates]
 
     def _pick(self, in_flight: list[int], matches: list[float]) -> tuple[int, str]:
         config = self._config
@@ -73,11 +77,7 @@ class CacheAwarePolicy(Policy):
         )
         imbalanced = max(in_flight) > bearable
         longest = max(matches)
-        if longest > config.cache_threshold:
-            if not imbalanced:
-                holders = [i for i, match in enumerate(matches) if match == longest]
-                nearest = least([in_flight[i] for i in holders], self._random)
-                return holders[nearest], "prefix_match"
+        if imbalanced:
             holders = [
                 i
                 for i, match in enumerate(matches)
@@ -87,12 +87,18 @@ class CacheAwarePolicy(Policy):
                 # A load is whole and a match at most 1, so a match only decides between equals.
                 nearest = least([in_flight[i] - matches[i] / 2 for i in holders], self._random)
                 return holders[nearest], "prefix_spill"
+        elif longest > config.cache_threshold:
+            holders = [i for i, match in enumerate(matches) if match == longest]
+            nearest = least([in_flight[i] for i in holders], self._random)
+            return holders[nearest], "prefix_match"
         return least(in_flight, self._random), "imbalanced" if imbalanced else "least_loaded"
 
 
 def _ranks(in_flight: list[int], matches: list[float], *, by_match: bool) -> Column:
     if not by_match:
         return in_flight
-    # The longest prefix first, then the least loaded: a load never outweighs a step of a match,
-    # which are rounded to four digits.
-    return [load - 1e9 * match for load, match in zip(in_flight, matches, strict=True)]
+    ranks: list[float] = [*in_flight]
+    for i, match in enumerate(matches):
+        if match:
+            ranks[i] -= MATCH_RANK * match
+    return ranks
