@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 from random import Random
 
@@ -78,7 +79,7 @@ def test_any_candidates_give_one_of_them_and_a_receipt_that_names_it(
             assert shown.worker_url == by_id.url
             assert shown.numbers["in_flight"] == by_id.in_flight
         assert (decision.reason == "only_candidate") == (len(candidates) == 1)
-        if choice.predicted_cached_tokens is not None:
+        if choice.predicted_cached_tokens is not None and choice.predicted_hit_rate is not None:
             assert 0 <= choice.predicted_cached_tokens <= request.input_tokens
             assert 0 <= choice.predicted_hit_rate <= 1
         msgspec.json.encode(decision)
@@ -107,7 +108,7 @@ def test_a_policy_remembers_no_more_than_its_bound(name):
         chosen = chooser.choose(prompt(f"{number} " * 200), workers, 0.0)
         chooser.forget(chosen.worker.node_id)
     assert chooser.prefixes is None or chooser.prefixes.bytes_used <= 50_000
-    assert "3000" not in repr(chooser)
+    assert len(pickle.dumps(chooser)) < 100_000
 
 
 def test_a_receipt_shows_the_best_of_the_others():
@@ -135,7 +136,7 @@ def test_an_unknown_policy_is_refused_with_the_names_of_all():
 
 def test_two_policies_cannot_have_one_name():
     with pytest.raises(ValueError, match="two policies are named 'random'"):
-        policy("random")(REGISTRY["random"])  # type: ignore[type-var,arg-type]
+        policy("random")(REGISTRY["random"])  # type: ignore[arg-type]
 
 
 # -- random ----------------------------------------------------------------------------------------
@@ -213,8 +214,8 @@ def test_cache_aware_sends_a_conversation_back_to_where_it_began():
     for more in ("", " and", " and then", " and then?"):
         again = chooser.choose(prompt(LONG + more), workers, 0.0)
         assert (again.worker, again.reason) == (first.worker, "prefix_match")
-    assert again.predicted_hit_rate > 0.9
-    assert again.predicted_cached_tokens == pytest.approx(len(LONG) / 4, rel=0.1)
+        assert again.predicted_hit_rate == pytest.approx(1, abs=0.1)
+        assert again.predicted_cached_tokens == pytest.approx(len(LONG) / 4, rel=0.1)
 
 
 def test_cache_aware_keeps_the_affinity_of_a_worker_that_was_away():
