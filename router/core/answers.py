@@ -57,6 +57,7 @@ class AnswerFacts(msgspec.Struct):
 
 
 _ABSENT: Final = msgspec.Raw(b"")
+_SILENT: Final = EngineReport()
 
 
 class Answer(msgspec.Struct):
@@ -173,7 +174,7 @@ def read_answer(answer: Answer) -> AnswerFacts:
     elif answer.kind == "error" or answer.type == "error":
         facts.error = _message(answer.message)
     facts.aborted = facts.error is not None or report.finish_reason == ABORT
-    if report != EngineReport():
+    if report != _SILENT:
         facts.engine = report
     return facts
 
@@ -238,7 +239,10 @@ def count(value: object) -> int | None:
 
 
 def _first(*values: object) -> int | None:
-    return next((known for value in values if (known := count(value)) is not None), None)
+    for value in values:
+        if (known := count(value)) is not None:
+            return known
+    return None
 
 
 def _measure(value: object) -> float | None:

@@ -33,7 +33,8 @@ BODY_BYTES: Final = 1024 * 1024
 BODY_TAIL_BYTES: Final = 64 * 1024
 # Vectors are bulky and of no interest; usage comes behind them.
 BULKY_ROUTES: Final = frozenset({"/v1/embeddings", "/embed"})
-EVENTS_READ: Final = 16  # from the end; the facts of a single answer are in the last three
+LEADING_SPACE_BYTES: Final = 64
+EVENTS_READ: Final = 8  # from the end; the facts of a single answer are in the last three
 
 Sequence = int | None  # an event's `index` where one stream answers several prompts
 
@@ -107,7 +108,7 @@ class ResponseScanner:
 
 def body_facts(body: bytes) -> AnswerFacts:
     """What a whole JSON body says; of a list of answers, all of them together."""
-    if body.lstrip()[:1] == b"[":
+    if body[:LEADING_SPACE_BYTES].lstrip().startswith(b"["):
         return _together([read_answer(answer) for answer in parse_answers(body)])
     answer = parse_answer(body)
     return _tail_facts(body[-BODY_TAIL_BYTES:]) if answer is None else read_answer(answer)
