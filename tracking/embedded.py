@@ -66,8 +66,7 @@ class EmbeddedStore:
         self, directory: Path | None = None, port: int = 0, host: str = "127.0.0.1"
     ) -> None:
         self._own_directory = directory is None
-        name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-        self._directory = directory or Path(tempfile.gettempdir(), name)
+        self._directory = directory or _fresh_directory()
         self._port = port
         self._host = host
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,7 +88,7 @@ class EmbeddedStore:
 
     @property
     def _socket(self) -> Path:
-        return self._directory / "valkey.sock"
+        return self._directory / "socket"
 
     async def start(self) -> None:
         """Start it, or start it again, and wait until it answers. Raises NoServerProgram."""
@@ -104,7 +103,7 @@ class EmbeddedStore:
             "--protected-mode", "yes" if self._host in ("127.0.0.1", "::1") else "no",
             "--unixsocket", str(self._socket), "--unixsocketperm", "700",
             "--dir", str(self._directory), "--save", "", "--appendonly", "no",
-            "--daemonize", "no", "--logfile", str(self._directory / "valkey.log"),
+            "--daemonize", "no", "--logfile", str(self._directory / "log"),
             "--maxmemory-policy", "noeviction",
         ]  # fmt: skip
         with warnings.catch_warnings():
@@ -132,7 +131,7 @@ class EmbeddedStore:
             if await _answers(self._socket):
                 return
             await asyncio.sleep(0.01)
-        written = self._directory / "valkey.log"
+        written = self._directory / "log"
         last_words = written.read_text(errors="replace").strip() if written.exists() else ""
         last_words = last_words.rpartition("\n")[2]
         raise NoServerProgram(f"the private store did not start: {last_words or 'no reason given'}")
@@ -162,6 +161,13 @@ def _die_with(parent: int) -> Callable[[], None]:
             os._exit(1)
 
     return before_exec
+
+
+def _fresh_directory() -> Path:
+    name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    path = Path(tempfile.gettempdir(), name)
+    # The address of a unix socket has 104 to 108 bytes.
+    return path if len(bytes(path)) < 90 else Path("/tmp", name)
 
 
 async def _answers(path: Path) -> bool:

@@ -121,6 +121,17 @@ class Tracker:
         Raises NoServerProgram (private store only) and SchemaMismatch.
         """
         log.info("Initializing request tracker")
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close(0)
+            raise
+        self._spawn(self._writer.run(), "trace writer")
+        self._spawn(self._replicas.run(self._learn), "trace heartbeat")
+        if self._embedded is not None:
+            self._spawn(self._keep_embedded(self._embedded), "private trace store")
+
+    async def _connect(self) -> None:
         if self._embedded is not None:
             log.info(PRIVATE)
             await self._embedded.start()
@@ -130,10 +141,6 @@ class Tracker:
                 await self._replicas.beat()
             except StoreUnavailable:
                 await asyncio.sleep(0.1)
-        self._spawn(self._writer.run(), "trace writer")
-        self._spawn(self._replicas.run(self._learn), "trace heartbeat")
-        if self._embedded is not None:
-            self._spawn(self._keep_embedded(self._embedded), "private trace store")
 
     async def close(self, deadline_seconds: float) -> None:
         """Commit what is left, at most so long, then leave the fleet and stop everything."""
@@ -226,8 +233,8 @@ class Tracker:
         if stored is not None and flushed:
             return Found([None if one is None else one.body for one in stored])
         found: list[bytes | None] = []
-        for one_id, theirs in zip(ids, stored or [None] * len(ids), strict=True):
-            ours = self._writer.known(one_id)
+        known = self._writer.known(ids)
+        for ours, theirs in zip(known, stored or [None] * len(ids), strict=True):
             if ours is not None and (theirs is None or ours.arrived_us >= theirs.arrived_us):
                 found.append(ours.whole())
             elif failure is not None:

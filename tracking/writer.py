@@ -92,7 +92,7 @@ class TraceWriter:
         self._waiters: list[_Waiter] = []
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._held = False
+        self._held = self._overflowing = False
         self._flushed = self._dropped = self._flushes = 0
         self._flush_seconds = 0.0
 
@@ -156,6 +156,7 @@ class TraceWriter:
                 return False
             for record in batch:
                 self._backlog.remove(record.key)
+            self._overflowing = False
             await asyncio.sleep(BACKFILL_PAUSE_SECONDS)
         return True
 
@@ -228,8 +229,9 @@ class TraceWriter:
     def _buffer(self, record: Record) -> None:
         self._backlog.add(record)
         while self._backlog.bytes > self._buffer_bytes and self._backlog.pop_oldest() is not None:
-            if self._dropped == 0:
+            if not self._overflowing:
                 log.warning("trace buffer is full: the oldest traces are dropped")
+            self._overflowing = True
             self._dropped += 1
 
     def _remember(self, batch: Sequence[Record], now: float) -> None:
@@ -252,7 +254,7 @@ class TraceWriter:
     def release(self, rename: Callable[[str], str] | None = None) -> None:
         """Commit again, with node names as `rename` has them."""
         if rename is not None:
-            for live in chain(self._open.values(), self._dirty.values()):
+            for live in self._running().values():
                 rename_nodes(live.trace, live.detail, rename)
             for record in chain(self._backlog.newest_first(), self._recent.newest_first()):
                 record.renamed(rename)
@@ -286,30 +288,31 @@ class TraceWriter:
 
     # --- what is known here ---------------------------------------------------------------------
 
-    def known(self, any_id: str) -> Record | None:
+    def _running(self) -> dict[str, LiveTrace]:
+        return {**self._open, **self._dirty}
+
+    def known(self, ids: Sequence[str]) -> list[Record | None]:
         """The newest version known here, by request id, key or engine id; committed or not."""
-        live = self._open.get(any_id) or self._dirty.get(any_id)
-        if live is None:
-            running = chain(self._dirty.values(), self._open.values())
-            live = max(
-                (one for one in running
-                 if any_id in (one.trace.request_id, one.trace.engine_request_id)),
-                key=lambda one: one.arrived_us,
-                default=None,
-            )  # fmt: skip
-        if live is not None:
-            return Record(live, self._owner)
-        sending = (
-            r for r in self._sending.values() if any_id in (r.key, r.request_id, r.engine_id)
-        )
-        return next(sending, None) or self._backlog.find(any_id) or self._recent.find(any_id)
+        by_id: dict[str, LiveTrace | Record] = {}
+        encoded = sorted(self._sending.values(), key=lambda record: record.arrived_us)
+        for record in encoded:
+            by_id |= dict.fromkeys(filter(None, (record.engine_id, record.key)), record)
+            by_id[record.request_id] = record
+        running = sorted(self._running().items(), key=lambda item: item[1].arrived_us)
+        for key, live in running:
+            by_id |= dict.fromkeys(filter(None, (live.trace.engine_request_id, key)), live)
+            by_id[live.trace.request_id] = live
+        found: list[Record | None] = []
+        for one in ids:
+            here = by_id.get(one) or self._backlog.find(one) or self._recent.find(one)
+            found.append(Record(here, self._owner) if isinstance(here, LiveTrace) else here)
+        return found
 
     def all_known(self, budget: int) -> Iterator[Record]:
         """Records known here, each once, at most `budget`; roughly newest first."""
         seen: set[str] = set()
-        running = {**self._open, **self._dirty}
         everything = chain(
-            (Record(live, self._owner) for live in reversed(running.values())),
+            (Record(live, self._owner) for live in reversed(self._running().values())),
             self._sending.values(),
             self._backlog.newest_first(),
             self._recent.newest_first(),

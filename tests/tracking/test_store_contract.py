@@ -19,7 +19,7 @@ async def keys_of(store: TraceStore, **query) -> list[str]:
     return [msgspec.json.decode(row)["key"] for row in page.rows]
 
 
-async def whole(store: TraceStore, one_id: str) -> dict | None:
+async def whole(store, one_id):
     (found,) = await store.get([one_id])
     return None if found is None else msgspec.json.decode(found.body)
 
@@ -144,7 +144,20 @@ async def test_a_record_is_gone_for_every_reader_when_its_time_is_over(backend):
     stats = await short.stats()
     assert await keys_of(short) == ["new"]
     assert await whole(short, "old") is None
-    assert (stats.active, stats.per_node, stats.per_status) == (1, {"worker-0": 1}, {"completed": 1})
+    assert (stats.active, stats.per_node, stats.per_status) == (
+        1,
+        {"worker-0": 1},
+        {"completed": 1},
+    )
+
+
+async def test_a_request_that_outlives_the_retention_leaves_nothing_behind(backend):
+    store, later = backend.store(ttl_seconds=3600), backend.store(ttl_seconds=10)
+    await store.write([record("k", status="processing", age_seconds=30)])
+    await backend.client.delete(backend.key("r:k"))  # as if its time had run out
+    await later.write([record("k", status="completed", revision=2, age_seconds=30)])
+    assert await whole(later, "k") is None
+    assert not [name for name in await backend.keys() if name.startswith(("open:", "r:"))]
 
 
 async def test_a_late_record_below_a_full_view_is_not_added(backend):
@@ -423,7 +436,11 @@ async def test_a_router_that_was_only_paused_takes_its_record_back(backend):
     assert await store.sweep() == (1, False)  # silent again
     assert await store.write([record("k", owner="p/1", revision=4)]) == 1
     stats = await store.stats()
-    assert (stats.per_status, stats.total, stats.per_route) == ({"completed": 1}, 1, {"/generate": 1})
+    assert (stats.per_status, stats.total, stats.per_route) == (
+        {"completed": 1},
+        1,
+        {"/generate": 1},
+    )
 
 
 async def test_a_word_in_a_header_cannot_be_taken_for_the_status_of_a_lost_request(backend):

@@ -287,11 +287,17 @@ async def test_what_is_not_committed_is_known_here_by_every_id(bench):
     bench.writer.put(live("k1", request_id="mine", engine="e1"))
     bench.writer.put(live("k2", request_id="running", status="processing"))
     await bench.until(lambda: bench.sink.calls >= 2)
-    for one_id, key in (("mine", "k1"), ("k1", "k1"), ("e1", "k1"), ("running", "k2"), ("k2", "k2")):
-        known = bench.writer.known(one_id)
+    for one_id, key in (
+        ("mine", "k1"),
+        ("k1", "k1"),
+        ("e1", "k1"),
+        ("running", "k2"),
+        ("k2", "k2"),
+    ):
+        (known,) = bench.writer.known([one_id])
         assert known is not None, one_id
         assert msgspec.json.decode(known.whole())["key"] == key
-    assert bench.writer.known("nobody") is None
+    assert bench.writer.known(["nobody"]) == [None]
     assert {r.key for r in bench.writer.all_known(100)} == {"k1", "k2"}
 
 
@@ -304,13 +310,16 @@ async def test_provisional_names_never_reach_the_store():
     bench.writer.put(live("done", node="worker-1"))
     await bench.until(lambda: bench.writer.stats().buffered_bytes > 0)
     assert bench.sink.calls == 0
-    names = {"worker-0@1": "gpu-7@1", "worker-1": "worker-0"}
+    names = {"worker-0@1": "worker-1@1", "worker-1@1": "worker-0@1", "worker-1": "worker-0"}
     bench.writer.release(lambda name: names.get(name, name))
     await bench.until(lambda: len(bench.sink.records) == 2)
     rows = {r.key: msgspec.json.decode(r.whole()) for r in bench.sink.records}
-    assert (rows["open"]["node_id"], rows["done"]["node_id"]) == ("gpu-7@1", "worker-0")
+    assert (rows["open"]["node_id"], rows["done"]["node_id"]) == ("worker-1@1", "worker-0")
     assert rows["done"]["attempts"][0]["node_id"] == "worker-0"
-    assert {r.key: r.node_id for r in bench.sink.records} == {"open": "gpu-7@1", "done": "worker-0"}
+    assert {r.key: r.node_id for r in bench.sink.records} == {
+        "open": "worker-1@1",
+        "done": "worker-0",
+    }
     await bench.end()
 
 

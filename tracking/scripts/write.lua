@@ -57,7 +57,10 @@ for i = 3, #ARGV, 3 do
   local old = stored_meta(key)
   local newer = not old or (old.owner == new.owner and
     (new.revision > old.revision or (old.status == 'lost' and new.revision == old.revision)))
-  if new.arrived >= floor and newer then
+  if new.arrived < floor then
+    -- Not held any more, so neither running: its stored version may be gone already.
+    if not OPEN[new.status] then redis.call('SREM', P .. 'open:' .. new.owner, key) end
+  elseif newer then
     local score = new.score
     accepted = accepted + 1
     redis.call('SET', P .. 'r:' .. key, record,
