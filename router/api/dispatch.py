@@ -54,7 +54,7 @@ class Dispatcher:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         arrived = self._clock.now()
-        key = uuid7(self._clock.unix_us(arrived) // 1000, self._random_bits)
+        key = uuid7(self._clock.unix_us(arrived), self._random_bits)
         identity = request_identity(request.headers, self._id_headers, key)
         if identity.replaced is not None:
             log.warning(

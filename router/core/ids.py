@@ -1,7 +1,8 @@
 """Identities of a request: the client's id, our key, the W3C trace id, the label.
 
 An id goes into Redis keys, headers, logs and URLs, so it is checked before it is used anywhere.
-What fails is replaced, never cleaned up: a changed id would be found by nobody.
+What fails is replaced, never cleaned up: a changed id would be found by nobody. A label is only
+shown and compared, so one that is too long is cut instead.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
-from uuid import UUID
 
-REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
-NOT_IN_IDS: Final = re.compile(r"[/?#%]")
-RESERVED: Final = frozenset(("stats", "batch", "stream", "export"))  # paths beside the ids
-TRACEPARENT: Final = re.compile(
-    r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?"
-)
+REQUEST_ID: Final = re.compile(r"""[!"$&-.0->@-~]{1,128}""")  # visible ASCII without / ? # %
+# Endpoints beside the ids, and path segments that mean another directory: nobody could ask for
+# /v1/traces/.. and get this trace.
+RESERVED: Final = frozenset(("stats", "batch", "stream", "export", ".", ".."))
+TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 LABEL_CHARACTERS: Final = 64
 
 
@@ -28,12 +27,8 @@ class RequestIdentity(NamedTuple):
 
 
 def acceptable(request_id: str) -> bool:
-    """1 to 128 visible ASCII characters without `/ ? # %`, and no name of an endpoint."""
-    return (
-        REQUEST_ID.fullmatch(request_id) is not None
-        and NOT_IN_IDS.search(request_id) is None
-        and request_id not in RESERVED
-    )
+    """1 to 128 visible ASCII characters without `/ ? # %`, and neither an endpoint nor dots."""
+    return REQUEST_ID.fullmatch(request_id) is not None and request_id not in RESERVED
 
 
 def request_identity(
@@ -41,11 +36,11 @@ def request_identity(
 ) -> RequestIdentity:
     """The id of a request: that of `X-Request-Id`, else of the first header of `names` there is.
 
-    `minted` is used where none is given or the one given is not acceptable.
+    An empty header is none. `minted` is used where no id is given, or one that is not acceptable.
     """
     given = headers.get("X-Request-Id")
-    if given is None:
-        given = next((headers[name] for name in names if name in headers), None)
+    if not given:
+        given = next((value for name in names if (value := headers.get(name))), None)
     if not given:
         return RequestIdentity(minted, None)
     if acceptable(given):
@@ -53,20 +48,29 @@ def request_identity(
     return RequestIdentity(minted, given)
 
 
-def uuid7(unix_ms: int, random_bits: Callable[[int], int]) -> str:
-    """A UUIDv7 (RFC 9562): milliseconds since the epoch, then 74 random bits. Sorts by time."""
-    value = (unix_ms & 0xFFFF_FFFF_FFFF) << 80 | random_bits(80)
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(UUID(int=value))
+def uuid7(unix_us: int, random_bits: Callable[[int], int]) -> str:
+    """A UUIDv7 (RFC 9562): the time, then 62 random bits. Sorts by time.
+
+    `unix_us` is microseconds since the epoch; what is below a millisecond takes the first 12 of
+    the random bits' places (the RFC's method 3), so that ids of one millisecond sort as well.
+    """
+    milliseconds, microseconds = divmod(unix_us, 1000)
+    fraction = (microseconds << 12) // 1000
+    low = 0x2 << 62 | random_bits(62)
+    digits = "%012x7%03x%016x" % (milliseconds & 0xFFFF_FFFF_FFFF, fraction, low)
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def w3c_trace_id(traceparent: str | None) -> str | None:
     """The trace id of a valid `traceparent` header, else None."""
     match = TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
-    if match is None or not int(match[1], 16) or not int(match[2], 16):
+    if match is None:
         return None
-    return match[1]
+    version, trace, parent, more = match.groups()
+    # Version 00 ends after the flags, later ones may go on (W3C Trace Context, 3.2).
+    if version == "ff" or (version == "00" and more is not None):
+        return None
+    return trace if int(trace, 16) and int(parent, 16) else None
 
 
 def label(value: str | None) -> str | None:
