@@ -29,6 +29,8 @@ MODEL_FOLDER: Final = Path(sys.prefix, "demo-model")
 WORKER_PORT: Final = 30005
 ROUTER_PORT: Final = 30009
 START_SECONDS: Final = 60
+# Between workers that are equally idle a router draws lots. With these each has work at once.
+SEEDS: Final = (4, 7)
 ENDED: Final = ("completed", "failed", "cancelled", "rejected", "lost")
 
 GUIDE: Final = (
@@ -120,8 +122,8 @@ class Demo:
         for url, child in workers.items():
             await self._answering(f"{url}/health", child)
         routers = {
-            f"http://127.0.0.1:{port}": self._router(f"router-{letter}", port, workers, store_url)
-            for letter, port in zip("ab", free_ports(ROUTER_PORT, 2), strict=True)
+            f"http://127.0.0.1:{port}": self._router(number, port, workers, store_url)
+            for number, port in enumerate(free_ports(ROUTER_PORT, 2))
         }
         for url, child in routers.items():
             await self._answering(f"{url}/readiness", child)
@@ -138,12 +140,14 @@ class Demo:
             name, "-m", "tests.sim", "--port", str(port), "--enable-cache-report", *pace
         )
 
-    def _router(self, name: str, port: int, workers: Iterable[str], store: str) -> Child:
+    def _router(self, number: int, port: int, workers: Iterable[str], store: str) -> Child:
+        name = f"router-{number}"
         return self._python(
             name,
             *("-m", "router", "--host", "127.0.0.1", "--port", str(port), "--router-id", name),
             *("--worker-urls", *workers, "--policy", "cache_aware", "--redis-url", store),
             *("--drain-secs", "0", "--shutdown-grace-period-secs", "2"),
+            *("--policy-seed", str(SEEDS[number])),
         )
 
     async def _printed_url(self, store: Child) -> str:
