@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from tests.fleets import Fleet, fleet
 from tests.processes import Processes
 
 FAILED = pytest.StashKey[bool]()
@@ -28,3 +30,25 @@ async def processes(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIter
         yield started
     if request.node.stash.get(FAILED, False):
         print(started.logs())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fleet_of_module(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Fleet]:
+    """Started once for a module, with the settings that its FLEET names."""
+    directory = tmp_path_factory.mktemp(request.module.__name__)
+    async with Processes(directory) as started, fleet(started, **request.module.FLEET) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared(fleet_of_module: Fleet, request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
+    """The fleet of the module, well behaved at the start of each test and at rest after it."""
+    await fleet_of_module.faults()
+    for worker in fleet_of_module.workers:
+        await worker.forget_requests()
+    yield fleet_of_module
+    if request.node.stash.get(FAILED, False):
+        print(fleet_of_module.processes.logs())
+    await fleet_of_module.settled()
