@@ -2,33 +2,40 @@
 
 Each worker has a task of its own, so that one that hangs delays nobody. A healthy worker is asked
 every interval; any other one every second, so that a worker which finishes loading is taken at
-once. Not on the path of requests: the client here is aiohttp's.
+once. A worker that loses its health in traffic is asked at once. Not on the path of requests: the
+client here is aiohttp's, with a connection for each check, because a check must find out whether
+one can be made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiohttp
 import msgspec
 
-from router.core.worker import Worker
+from router.core.worker import Change, Worker
 from router.tasks import Tasks
 
 log = logging.getLogger("router.health")
 
 EAGER_SECONDS: Final = 1.0
+# Between the checks that confirm a recovery. SGLang takes a second for each, and the promise is
+# that a worker is used within two seconds of its first good check.
+CONFIRM_SECONDS: Final = 0.3
 JITTER: Final = 0.1  # share of the interval: replicas must not all ask at the same moment
-MAX_BODY_BYTES: Final = 1 << 20
-# It speaks HTTP but knows no such path: alive as far as anyone can tell.
-NO_SUCH_PATH: Final = frozenset((404, 405, 501))
+MAX_BODY_BYTES: Final = 1 << 20  # SGLang's server info is 40 KB
+ENGINES: Final = {"sglang": "sglang", "vllm": "vllm", "llamacpp": "llama.cpp"}  # by owned_by
 
 
 class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`--health-check-*`."""
+
     interval_seconds: float
     timeout_seconds: float
     endpoint: str
@@ -36,6 +43,7 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 class ServedModel(msgspec.Struct):
     id: str
+    owned_by: str | None = None
 
 
 class ServedModels(msgspec.Struct):
@@ -45,115 +53,212 @@ class ServedModels(msgspec.Struct):
 
 
 class ModelInfo(msgspec.Struct):
-    """`GET /get_model_info` of SGLang."""
+    """`GET /model_info` of SGLang, `/get_model_info` in its older versions."""
 
     served_model_name: str | None = None
     model_path: str | None = None
 
 
-class Prober:
-    """Asks workers how they are and tells their `health`. `start`, `add` and `remove`, `close`."""
+class Identity(NamedTuple):
+    """What a worker serves. `names` are those that clients may ask for, the first is the main one."""
 
-    def __init__(self, settings: ProberSettings, random: Random) -> None:
+    names: tuple[str, ...]
+    engine: str | None
+
+
+class Watched:
+    """A worker under observation."""
+
+    __slots__ = ("_wake", "asked", "learned", "stop", "worker")
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.stop: Callable[[], object] | None = None
+        self.asked = asyncio.Event()  # once it has been asked everything for the first time
+        self.learned = False  # what it serves, since it was last unhealthy
+        self._wake = asyncio.Event()
+        worker.listeners.append(self.changed)
+
+    def changed(self, worker: Worker, change: Change) -> None:
+        """A listener of the worker."""
+        if change.what == "health" and change.after != "healthy":
+            self.learned = False
+            self._wake.set()
+
+    async def rest(self, seconds: float) -> None:
+        """Wait so long, or until the worker's health is lost."""
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+
+class Prober:
+    """Asks workers how they are and tells their `health`. `start`, `add` and `remove`, `close`.
+
+    Workers without health checks are asked only what they serve. `tls` is the context for
+    workers that are https.
+    """
+
+    def __init__(
+        self, settings: ProberSettings, random: Random, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._settings = settings
         self._random = random
+        self._tls = tls
         self._tasks = Tasks()
-        self._running: dict[Worker, Callable[[], bool]] = {}
-        self._asked: dict[Worker, asyncio.Event] = {}
+        self._watched: dict[Worker, Watched] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self, workers: Sequence[Worker]) -> None:
+        """Begin to ask, all at the same time."""
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout_seconds),
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            connector=aiohttp.TCPConnector(
+                limit=0, force_close=True, ssl=True if self._tls is None else self._tls
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         for worker in workers:
             self.add(worker)
 
     def add(self, worker: Worker) -> None:
-        self._asked[worker] = asyncio.Event()
-        self._running[worker] = self._tasks.spawn(self._watch(worker), f"check {worker.url}")
+        """Ask this one too, from now on. After `start`."""
+        watched = self._watched[worker] = Watched(worker)
+        watched.stop = self._tasks.spawn(self._watch(watched), f"check {worker.url}")
 
     def remove(self, worker: Worker) -> None:
-        self._asked.pop(worker, None)
-        cancel = self._running.pop(worker, None)
-        if cancel is not None:
-            cancel()
+        """Ask it no more. Nothing happens when it is not asked."""
+        watched = self._watched.pop(worker, None)
+        if watched is not None:
+            worker.listeners.remove(watched.changed)
+            watched.asked.set()
+            if watched.stop is not None:
+                watched.stop()
 
     async def first_round(self, deadline_seconds: float) -> None:
         """Wait until every worker has been asked once, at most so long."""
-        waits = [event.wait() for event in self._asked.values()]
-        if not waits:
-            return
+        asked = [watched.asked.wait() for watched in self._watched.values()]
         try:
-            await asyncio.wait_for(asyncio.gather(*waits), deadline_seconds)
+            await asyncio.wait_for(asyncio.gather(*asked), deadline_seconds)
         except TimeoutError:
-            log.warning("not every worker has answered within %g s", deadline_seconds)
+            silent = [w.worker.url for w in self._watched.values() if not w.asked.is_set()]
+            log.warning(
+                "%d workers did not answer within %g s: %s",
+                len(silent),
+                deadline_seconds,
+                ", ".join(silent[:8]),
+            )
 
     async def close(self) -> None:
+        """Stop asking."""
         await self._tasks.cancel()
         if self._session is not None:
             await self._session.close()
 
-    async def _watch(self, worker: Worker) -> None:
+    async def _watch(self, watched: Watched) -> None:
+        worker = watched.worker
         while True:
-            was_healthy = worker.healthy and worker.model_id is not None
-            if worker.health.enabled:
-                await self._check(worker)
-            if worker.healthy and not was_healthy:
-                await self._learn(worker)
-            if (asked := self._asked.get(worker)) is not None:
-                asked.set()
-            interval = self._settings.interval_seconds
-            if not worker.healthy:
-                interval = min(interval, EAGER_SECONDS)
-            await asyncio.sleep(interval * (1 + self._random.uniform(-JITTER, JITTER)))
+            good = await self._check(worker) if worker.health.enabled else True
+            if good and not watched.learned:
+                watched.learned = await self._learn(worker)
+            watched.asked.set()
+            await watched.rest(self._pause(worker, good))
 
-    async def _check(self, worker: Worker) -> None:
+    def _pause(self, worker: Worker, good: bool) -> float:
+        seconds = self._settings.interval_seconds
+        if not worker.healthy:
+            seconds = min(seconds, CONFIRM_SECONDS if good else EAGER_SECONDS)
+        return seconds * (1 + self._random.uniform(-JITTER, JITTER))
+
+    async def _check(self, worker: Worker) -> bool:
+        endpoint = self._settings.endpoint
         try:
-            status, _ = await self._get(worker, self._settings.endpoint)
+            status = (await self._get(worker, endpoint)).status
         except TimeoutError:
-            limit = self._settings.timeout_seconds
-            worker.health.probe_failed(f"no answer to {self._settings.endpoint} in {limit:g} s")
+            problem = f"no answer to {endpoint} in {self._settings.timeout_seconds:g} s"
         except (aiohttp.ClientError, OSError) as error:
-            worker.health.probe_failed(str(error) or type(error).__name__)
+            problem = str(error) or type(error).__name__
         else:
             if 200 <= status < 300:
-                worker.health.probe_succeeded()
-            elif status in NO_SUCH_PATH:
-                worker.health.probe_succeeded(
-                    f"it answers, but has no {self._settings.endpoint} ({status})"
-                )
-            else:
-                worker.health.probe_failed(f"{self._settings.endpoint} answered {status}")
+                worker.health.probe_succeeded(f"{endpoint} answered {status}")
+                return True
+            problem = f"{endpoint} answered {status}"
+        worker.health.probe_failed(problem)
+        return False
 
-    async def _learn(self, worker: Worker) -> None:
-        """Model names, as far as the worker tells them. Nothing depends on them but labels."""
-        for path, parse in (("/v1/models", _served), ("/get_model_info", _model_info)):
-            try:
-                status, body = await self._get(worker, path)
-                names = parse(body) if status == 200 else ()
-            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
-                continue
-            if names:
-                worker.model_ids = names
-                worker.model_id = names[0]
-                return
+    async def _learn(self, worker: Worker) -> bool:
+        """Put on the worker what it says it serves; False when it did not answer."""
+        identity = None
+        try:
+            for path, read in QUESTIONS:
+                answer = await self._get(worker, path)
+                if answer.status == 200 and (identity := read(answer)) is not None:
+                    break
+        except (aiohttp.ClientError, OSError):  # TimeoutError is one of the latter
+            return False
+        if identity is not None and (worker.model_ids, worker.engine) != identity:
+            worker.model_ids, worker.engine = identity
+            worker.model_id = identity.names[0]
+            log.info(
+                "worker %s (%s) serves %s%s",
+                worker.node_id,
+                worker.url,
+                ", ".join(identity.names[:8]),
+                "" if identity.engine is None else f" ({identity.engine})",
+            )
+        return True
 
-    async def _get(self, worker: Worker, path: str) -> tuple[int, bytes]:
+    async def _get(self, worker: Worker, path: str) -> Reply:
         assert self._session is not None
         headers = {"Authorization": f"Bearer {worker.api_key}"} if worker.api_key else {}
         async with self._session.get(
             worker.url.rstrip("/") + path, headers=headers, allow_redirects=False
         ) as response:
-            return response.status, await response.content.read(MAX_BODY_BYTES)
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    break
+            return Reply(response.status, bytes(body), response.headers.get("Server", ""))
 
 
-def _served(body: bytes) -> tuple[str, ...]:
-    return tuple(model.id for model in msgspec.json.decode(body, type=ServedModels).data)
+class Reply(NamedTuple):
+    """An answer; its body is cut behind MAX_BODY_BYTES."""
+
+    status: int
+    body: bytes
+    server: str
 
 
-def _model_info(body: bytes) -> tuple[str, ...]:
-    info = msgspec.json.decode(body, type=ModelInfo)
+def served_models(reply: Reply) -> Identity | None:
+    """From `/v1/models`: the names under which clients may ask."""
+    try:
+        models = msgspec.json.decode(reply.body, type=ServedModels).data
+    except msgspec.DecodeError:
+        return None
+    names = tuple(model.id for model in models if model.id)
+    if not names:
+        return None
+    engine = ENGINES.get(models[0].owned_by or "")
+    return Identity(names, engine or ("llama.cpp" if "llama.cpp" in reply.server else None))
+
+
+def model_info(reply: Reply) -> Identity | None:
+    """From SGLang's model info: the name served, else the path it was loaded from."""
+    try:
+        info = msgspec.json.decode(reply.body, type=ModelInfo)
+    except msgspec.DecodeError:
+        return None
     name = info.served_model_name or info.model_path
-    return () if name is None else (name,)
+    return None if not name else Identity((name,), "sglang")
+
+
+# In this order until one is answered. All engines have the first; SGLang answers it with its served
+# model name, so the others matter only to old versions and to servers that imitate a part of it.
+QUESTIONS: Final = (
+    ("/v1/models", served_models),
+    ("/model_info", model_info),
+    ("/get_model_info", model_info),
+)
