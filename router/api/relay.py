@@ -230,7 +230,7 @@ class Exchange:
         """The client has gone, or we end it: free the worker at once."""
         connection, self._connection = self._connection, None
         self._client.attach(None)
-        if connection is not None and not self.done.done():
+        if connection is not None:  # also when `done` was cancelled with who awaited it
             connection.abort()
         if not self.done.done():
             self.done.set_result(None)
