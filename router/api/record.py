@@ -13,6 +13,7 @@ import msgspec
 
 from router.clock import Clock
 from router.core.facts import RequestFacts
+from router.core.prefix import landmarks
 from router.core.usage import AnswerFacts
 from router.core.worker import Worker
 from router.errors import RouterError
@@ -28,8 +29,7 @@ from tracking.trace import (
     rfc3339,
 )
 
-PREFIX_HASH_STRIDE = 16  # chained hashes: every 16th block still names the whole prefix before it
-PREFIX_HASH_LIMIT = 64
+PREFIX_HASH_LIMIT = 64  # one for each 2 KiB of prompt
 
 Put = Callable[[LiveTrace], None]
 
@@ -68,6 +68,9 @@ class RequestRecord:
         if facts.session_id is not None:
             trace.session_id = facts.session_id
         trace.engine_request_id = facts.engine_request_id
+        self.live.detail.prefix_hashes = [
+            f"{prefix:016x}" for prefix in landmarks(facts.blocks, PREFIX_HASH_LIMIT)
+        ]
 
     def routed(
         self,

@@ -86,8 +86,10 @@ class Exchange:
         "_now",
         "_on_gap",
         "_on_head",
+        "_out",
         "_paused_since",
         "_readable",
+        "_unread",
         "arrived",
         "body_bytes",
         "done",
@@ -123,6 +125,8 @@ class Exchange:
         self._framing: Framing | None = None
         self._paused_since: float | None = None
         self._readable = True
+        self._out: list[bytes] = []
+        self._unread = b""
         self.scanner = scanner
         self.arrived = arrived
         self.url = ""
@@ -173,7 +177,7 @@ class Exchange:
             return
         self.head = head
         self._framing = how
-        self._client.write(answer)
+        self._out.append(answer)
         for name, value in head.headers:
             lowered = name.lower()
             if lowered == b"content-type":
@@ -184,9 +188,22 @@ class Exchange:
     def body_received(self, payload: bytes) -> None:
         assert self._framing is not None
         if self._framing.chunked:
-            self._client.write(b"%x\r\n%b\r\n" % (len(payload), payload))
+            self._out += (b"%x\r\n" % len(payload), payload, b"\r\n")
         else:
-            self._client.write(payload)
+            self._out.append(payload)
+        self._unread = payload
+
+    def read_ended(self) -> None:
+        """Pass on what came, in one write (each is a system call), then look at it."""
+        out, payload = self._out, self._unread
+        if out:
+            self._client.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
+        if payload:
+            self._unread = b""
+            self._look_at(payload)
+
+    def _look_at(self, payload: bytes) -> None:
         now = self._now()
         self.body_bytes += len(payload)
         events = self.scanner.feed(payload, now) if self._readable else 0
@@ -203,13 +220,15 @@ class Exchange:
                 fields = b"".join(
                     n + b": " + v + b"\r\n" for n, v in trailers if safe_trailer(n, v)
                 )
-                self._client.write(b"0\r\n" + fields + b"\r\n")
+                self._out.append(b"0\r\n" + fields + b"\r\n")
             else:
-                self._client.write(LAST_CHUNK)
+                self._out.append(LAST_CHUNK)
+        self.read_ended()
         self._finish()
 
     def answer_broken(self, error: UpstreamError) -> None:
         self.error = error
+        self.read_ended()
         self._finish()
 
     # -- the client's side -----------------------------------------------------------------

@@ -45,6 +45,10 @@ class AnswerReceiver(Protocol):
 
     def body_received(self, payload: bytes) -> None: ...
 
+    def read_ended(self) -> None:
+        """All that one read of the socket brought has been told, and the answer goes on."""
+        ...
+
     def answer_ended(self, trailers: RawHeaders) -> None: ...
 
     def answer_broken(self, error: UpstreamError) -> None: ...
@@ -185,8 +189,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._payloads.clear()
             self._complete = True
         self._relay_payloads()
-        if self._complete and self._receiver is not None:
-            self._end()
+        if self._complete:
+            if self._receiver is not None:
+                self._end()
+        elif self._receiver is not None:
+            self._receiver.read_ended()
 
     def eof_received(self) -> None:
         return None

@@ -71,6 +71,9 @@ class Heard:
         self.calls += 1
         self.body += payload
 
+    def read_ended(self) -> None:
+        assert self.heads and self.trailers is None
+
     def answer_ended(self, trailers: list[tuple[bytes, bytes]]) -> None:
         assert self.trailers is None and self.error is None
         self.trailers = trailers
