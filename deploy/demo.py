@@ -26,6 +26,8 @@ import msgspec
 from deploy.children import Child, ChildFailed, Children
 
 MODEL_FOLDER: Final = Path(sys.prefix, "demo-model")
+MODEL: Final = "SmolLM2-135M-Instruct"
+MAX_TOKENS: Final = 12
 WORKER_PORT: Final = 30005
 ROUTER_PORT: Final = 30009
 START_SECONDS: Final = 60
@@ -135,9 +137,10 @@ class Demo:
     def _worker(self, name: str, port: int, model_path: Path | None) -> Child:
         if model_path is not None:
             return self._python(name, "-m", "deploy.llama_worker", str(model_path), str(port))
-        pace = ("--prefill-tokens-per-second", "500", "--token-seconds", "0.01")
         return self._python(
-            name, "-m", "tests.sim", "--port", str(port), "--enable-cache-report", *pace
+            name,
+            *("-m", "tests.sim", "--port", str(port), "--model", MODEL, "--enable-cache-report"),
+            *("--prefill-tokens-per-second", "500", "--token-seconds", "0.01"),
         )
 
     def _router(self, number: int, port: int, workers: Iterable[str], store: str) -> Child:
@@ -193,18 +196,18 @@ class Demo:
 
 def request_of(ask: Ask, real: bool) -> tuple[str, dict[str, object]]:
     """Path and body. llama.cpp has no /generate; its /v1/completions takes the same prompt."""
-    if ask.chat:
-        messages = [
-            {"role": "system", "content": ask.prefix},
-            {"role": "user", "content": ask.question},
-        ]
-        body = {"messages": messages, "max_tokens": 12, "temperature": 0, "stream": ask.stream}
-        return "/v1/chat/completions", body
-    if real:
-        text = ask.prefix + ask.question
-        return "/v1/completions", {"prompt": text, "max_tokens": 12, "stream": ask.stream}
-    sampling = {"max_new_tokens": 12}
-    return "/generate", {"text": ask.question, "sampling_params": sampling, "stream": ask.stream}
+    if not ask.chat and not real:
+        sampling = {"max_new_tokens": MAX_TOKENS, "temperature": 0}
+        body = {"text": ask.question, "sampling_params": sampling, "stream": ask.stream}
+        return "/generate", body
+    settings = {"max_tokens": MAX_TOKENS, "temperature": 0, "stream": ask.stream}
+    if not ask.chat:
+        return "/v1/completions", {"model": MODEL, "prompt": ask.question, **settings}
+    messages = [
+        {"role": "system", "content": ask.prefix},
+        {"role": "user", "content": ask.question},
+    ]
+    return "/v1/chat/completions", {"model": MODEL, "messages": messages, **settings}
 
 
 def row(ask: Ask, fleet: Fleet, trace: dict[str, object]) -> list[str]:

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"router.cli"},
     {"router.app"},
     {"router.api"},
-    {"router.fleet", "router.upstream"},
+    {"router.fleet", "router.registry", "router.upstream"},
     {"router.clock", "router.logs", "router.metrics", "router.tasks"},
     {"router.configure", "router.flag_docs"},
     {"router.arguments", "router.compat", "router.worker_names"},
