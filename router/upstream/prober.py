@@ -2,7 +2,7 @@
 
 Each worker has a task of its own, so that one that hangs delays nobody. A healthy worker is asked
 every interval; any other one every second, so that a worker which finishes loading is taken at
-once. A worker that loses its health in traffic is asked at once. Not on the path of requests: the
+once, and so is one that has not said yet what it serves. A worker that loses its health in traffic is asked at once. Not on the path of requests: the
 client here is aiohttp's, with a connection for each check, because a check must find out whether
 one can be made.
 """
@@ -164,12 +164,14 @@ class Prober:
             if good and not watched.learned:
                 watched.learned = await self._learn(worker)
             watched.asked.set()
-            await watched.rest(self._pause(worker, good))
+            await watched.rest(self._pause(watched, good))
 
-    def _pause(self, worker: Worker, good: bool) -> float:
+    def _pause(self, watched: Watched, good: bool) -> float:
         seconds = self._settings.interval_seconds
-        if not worker.healthy:
+        if not watched.worker.healthy:
             seconds = min(seconds, CONFIRM_SECONDS if good else EAGER_SECONDS)
+        elif not watched.learned:
+            seconds = min(seconds, EAGER_SECONDS)
         return seconds * (1 + self._random.uniform(-JITTER, JITTER))
 
     async def _check(self, worker: Worker) -> bool:

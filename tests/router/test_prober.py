@@ -223,6 +223,15 @@ async def test_with_checks_disabled_only_what_it_serves_is_asked() -> None:
         assert engine.asked == ["/v1/models"]
 
 
+async def test_with_checks_disabled_a_worker_that_is_still_loading_is_asked_again_soon() -> None:
+    engine, port = Engine(), unused_port()
+    async with probing(one := Worker(f"http://127.0.0.1:{port}", "worker-0")) as prober:
+        await prober.first_round(5)
+        assert one.model_id is None
+        async with serving(engine, port):
+            await until(lambda: one.model_id == "m1")
+
+
 async def test_the_workers_own_key_is_sent() -> None:
     engine = Engine()
     async with serving(engine) as url:
