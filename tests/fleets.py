@@ -67,6 +67,21 @@ def error_of(answer: RawResponse) -> Json:
     return given
 
 
+def error_type(trace: Json) -> str:
+    """`error.type` of a trace that has an error."""
+    return str(msgspec.convert(trace["error"], Json)["type"])
+
+
+def attempts(trace: Json) -> list[Json]:
+    return msgspec.convert(trace["attempts"], list[Json])
+
+
+def headers_of(record: Json) -> list[tuple[str, str]]:
+    """Header fields as a worker received them, names in lower case."""
+    given = msgspec.convert(record["headers"], list[tuple[str, str]])
+    return [(name.lower(), value) for name, value in given]
+
+
 class Fleet:
     """Workers, routers and perhaps a Redis that belong together."""
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.fleets import Fleet, body, error_of, post
+from tests.fleets import Fleet, body, error_of, headers_of, post
 from tests.raw_tcp import RawConnection
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -48,9 +48,7 @@ def lines(headers: dict[str, str]) -> str:
 
 async def seen_by_worker(running: Fleet) -> list[tuple[str, str]]:
     (record,) = await running.received()
-    headers = record["headers"]
-    assert isinstance(headers, list)
-    return [(name.lower(), value) for name, value in headers]
+    return headers_of(record)
 
 
 @pytest.mark.parametrize("name", PASS)
