@@ -35,9 +35,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     eviction_interval_secs: Annotated[
         int, Flag(UNUSED, "The prefix memory is bounded at every insert, not swept.")
     ] = 60
-    cb_window_duration_secs: Annotated[
-        int, Flag(UNUSED, "Failures are counted in a row, without a window.")
-    ] = 120
     model_path: Annotated[str | None, TOKENIZER] = None
     tokenizer_path: Annotated[str | None, TOKENIZER] = None
     chat_template: Annotated[str | None, TOKENIZER] = None

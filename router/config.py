@@ -385,6 +385,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cb_timeout_duration_secs: Annotated[
         Positive, Flag(BREAKER, "How long it stays out before it is tried again.")
     ] = 60
+    cb_window_duration_secs: Annotated[
+        Positive, Flag(BREAKER, "Failures older than this do not count.")
+    ] = 120
     disable_circuit_breaker: Annotated[bool, Flag(BREAKER, "Never take a worker out.")] = False
 
     # -- health checks

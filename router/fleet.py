@@ -39,11 +39,8 @@ class Fleet:
         """Why there are no candidates, for the client."""
         if not self._workers:
             return "No available workers: none is registered"
-        out = [
-            f"{worker.node_id} {'breaker open' if worker.healthy else worker.health.state}"
-            for worker in self._workers[:8]
-        ]
-        return f"No available workers (all circuits open or unhealthy): {', '.join(out)}"
+        out = ", ".join(f"{worker.node_id} {why_not(worker)}" for worker in self._workers[:8])
+        return f"No available workers (all circuits open or unhealthy): {out}"
 
     def by_url(self, url: str) -> Worker | None:
         return next((worker for worker in self._workers if worker.url == url), None)
@@ -52,3 +49,12 @@ class Fleet:
         healthy = sum(worker.healthy for worker in self._workers)
         running = sum(worker.in_flight for worker in self._workers)
         return f"<Fleet {len(self._workers)} workers: {healthy} healthy | {running} in flight>"
+
+
+def why_not(worker: Worker) -> str:
+    """Why a worker is no candidate, in a few words for the client; no addresses."""
+    if not worker.healthy:
+        return f"is {worker.health.state}"
+    if worker.draining:
+        return "is draining"
+    return "is full" if worker.full else "has its circuit open"
