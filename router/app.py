@@ -33,21 +33,24 @@ from router.api.routing import RouteTable
 from router.api.server import Listener
 from router.api.traces import TracesApi
 from router.api.watch import Watch
+from router.api.workers import WorkersApi
 from router.clock import Clock
 from router.config import Config
 from router.core.admission import AdmissionSettings
-from router.core.breaker import Breaker, BreakerSettings
+from router.core.breaker import BreakerSettings
 from router.core.headers import HeaderRules
-from router.core.health import Health, HealthSettings
+from router.core.health import HealthSettings
 from router.core.paths import ForwardPaths
 from router.core.retry import RetryBudget, RetrySettings
-from router.core.worker import Change, Worker, normalise_worker_url
 from router.fleet import Fleet
 from router.metrics import Metrics, Sources
 from router.policies import PolicyConfig, build_policy
+from router.registry import LocalNames, Registry, RegistrySettings
 from router.tasks import Tasks
+from router.upstream.control import Control
 from router.upstream.pools import Pools
 from router.upstream.prober import Prober, ProberSettings
+from router.upstream.tls import server_context, worker_context
 from router.worker_names import worker_names
 from tracking.lifecycle import LiveTrace
 from tracking.tracker import Tracker, TrackerConfig
@@ -95,8 +98,12 @@ class App:
             ),
             self.clock,
         )
+        worker_tls = worker_context(
+            config.ca_cert_paths, config.client_cert_path, config.client_key_path
+        )
+        self.control = Control(tls=worker_tls)
         self.pools = Pools(
-            tls=None,
+            tls=worker_tls,
             connect_timeout_seconds=config.connect_timeout_secs,
             keepalive_seconds=config.keepalive_timeout_secs,
         )
@@ -135,9 +142,22 @@ class App:
                 endpoint=config.health_check_endpoint,
             ),
             random,
+            tls=worker_tls,
+        )
+        self.registry = Registry(
+            registry_settings(config),
+            fleet=self.fleet,
+            names=self.tracker or LocalNames(),
+            prober=self.prober,
+            pools=self.pools,
+            policy=policy,
+            metrics=self.metrics,
+            clock=self.clock,
         )
         self.dispatcher = self._dispatcher(SystemRandom())
-        self.listener = Listener(self.dispatcher)
+        self.listener = Listener(
+            self.dispatcher, tls=server_context(config.tls_cert_path, config.tls_key_path)
+        )
         self.metrics_listener: Listener | None = None
         self.port = 0
 
@@ -156,7 +176,7 @@ class App:
             ),
             now=self.clock.now,
             synchronise=self.clock.synchronise,
-            renamed=self._renamed,
+            renamed=lambda names: self.registry.renamed(names),
             on_flush=lambda seconds, records: self.metrics.flush_observed(seconds, records),
         )
 
@@ -168,6 +188,7 @@ class App:
         routes = [
             *TracesApi(self.tracker).routes(),
             *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
+            *WorkersApi(self.registry, registry_settings(config).health).routes(),
         ]
         if config.prometheus_port is None:
             routes += MetricsApi(self.metrics).routes()
@@ -185,13 +206,6 @@ class App:
     def store_state(self) -> StoreState | None:
         return None if self.tracker is None else self.tracker.state()
 
-    def _renamed(self, names: dict[str, str]) -> None:
-        for worker in self.fleet.workers:
-            name = names.get(worker.url)
-            if name is not None:
-                log.info("worker %s is now named %s", worker.url, name)
-                worker.node_id = name
-
     # -- life ------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -199,7 +213,8 @@ class App:
         config = self.config
         if self.tracker is not None:
             await self.tracker.start()
-        await self._add_static_workers()
+        await self.registry.add_static(worker_names(config), config.static_worker_key)
+        await self.control.start()
         await self.prober.start(self.fleet.workers)
         await self.prober.first_round(START_PROBE_SECONDS)
         self.tasks.spawn(self.watch.run(), "time limits")
@@ -216,55 +231,6 @@ class App:
             ready,
             len(self.fleet.workers),
             config.policy.value,
-        )
-
-    async def _add_static_workers(self) -> None:
-        config = self.config
-        named = [(normalise_worker_url(url), name) for url, name in worker_names(config)]
-        urls = [url for url, _ in named]
-        chosen = {url: name for url, name in named if name is not None}
-        if self.tracker is not None and urls:
-            node_ids = await self.tracker.bind_nodes(urls, chosen)
-        else:
-            node_ids = [chosen.get(url) or f"worker-{i}" for i, url in enumerate(urls)]
-        for url, node_id in zip(urls, node_ids, strict=True):
-            self.fleet.add(self._worker(url, node_id, config.static_worker_key))
-
-    def _worker(self, url: str, node_id: str, api_key: str | None) -> Worker:
-        config = self.config
-        worker = Worker(
-            url,
-            node_id,
-            api_key=api_key,
-            health=Health(
-                HealthSettings(
-                    failure_threshold=config.health_failure_threshold,
-                    success_threshold=config.health_success_threshold,
-                    enabled=not config.disable_health_check,
-                )
-            ),
-            breaker=Breaker(
-                BreakerSettings(
-                    failure_threshold=config.cb_failure_threshold,
-                    success_threshold=config.cb_success_threshold,
-                    timeout_seconds=config.cb_timeout_duration_secs,
-                    enabled=not config.disable_circuit_breaker,
-                )
-            ),
-            max_in_flight=config.max_requests_per_worker or None,
-        )
-        worker.listeners.append(self._worker_changed)
-        return worker
-
-    def _worker_changed(self, worker: Worker, change: Change) -> None:
-        log.info(
-            "worker %s (%s): %s %s -> %s, %s",
-            worker.node_id,
-            worker.url,
-            change.what,
-            change.before,
-            change.after,
-            change.reason,
         )
 
     async def _sweep(self) -> None:
@@ -289,11 +255,32 @@ class App:
         if self.metrics_listener is not None:
             await self.metrics_listener.close(0.0)
         await self.tasks.cancel()
+        await self.registry.close()
         await self.prober.close()
+        await self.control.close()
         self.pools.close_idle()
         if self.tracker is not None:
             await self.tracker.close(FLUSH_SECONDS)
         log.info("Stopped")
+
+
+def registry_settings(config: Config) -> RegistrySettings:
+    return RegistrySettings(
+        health=HealthSettings(
+            failure_threshold=config.health_failure_threshold,
+            success_threshold=config.health_success_threshold,
+            enabled=not config.disable_health_check,
+        ),
+        breaker=BreakerSettings(
+            failure_threshold=config.cb_failure_threshold,
+            success_threshold=config.cb_success_threshold,
+            timeout_seconds=config.cb_timeout_duration_secs,
+            enabled=not config.disable_circuit_breaker,
+        ),
+        max_in_flight=config.max_requests_per_worker or None,
+        startup_timeout_seconds=config.worker_startup_timeout_secs,
+        removal_grace_seconds=config.shutdown_grace_period_secs,
+    )
 
 
 def forwarding_settings(config: Config) -> ForwardingSettings:
@@ -342,13 +329,15 @@ async def serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled)
-    app = App(config)
+    app = None
     try:
+        app = App(config)
         await app.start()
     except (OSError, ValueError, aiohttp.ClientError) as error:
         log.error("cannot start: %s", error)
         now.set()
-        await app.stop(now)
+        if app is not None:
+            await app.stop(now)
         return 1
     await stop.wait()
     await app.stop(now)

@@ -8,6 +8,7 @@ knows what a request is for.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -109,7 +110,8 @@ class Listener:
     `handler` is cancelled when its client leaves.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._server = web.Server(handler, handler_cancellation=True)
         self._sockets: asyncio.Server | None = None
 
@@ -117,7 +119,7 @@ class Listener:
         """Listen; the port listened on (also where `port` is 0). Raises OSError."""
         loop = asyncio.get_running_loop()
         self._sockets = await loop.create_server(
-            lambda: ClientConnection(self._server, loop), host, port, backlog=4096
+            lambda: ClientConnection(self._server, loop), host, port, backlog=4096, ssl=self._tls
         )
         bound: int = self._sockets.sockets[0].getsockname()[1]
         return bound

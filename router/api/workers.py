@@ -1,0 +1,270 @@
+"""Workers over HTTP: `/workers` as sglang-router 0.3.2 has it, and the calls of its 0.2.1.
+
+Changes are accepted (202) and done behind; `GET /workers/{id}` tells how far they are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+from urllib.parse import parse_qs
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from router.api.body import read_body
+from router.api.http import json_response, text_response
+from router.api.routing import Route, split_target
+from router.core.health import HealthSettings
+from router.registry import Job, Member, Registry
+
+BODY_BYTES: Final = 1 << 20
+UNKNOWN_MODEL: Final = "unknown"
+Threshold = Annotated[int, Meta(ge=1)]
+
+
+class Changes(msgspec.Struct, omit_defaults=True):
+    """`PUT /workers/{id}`; what is absent or null stays as it is."""
+
+    priority: Annotated[int, Meta(ge=0)] | None = None
+    cost: Annotated[float, Meta(ge=0)] | None = None
+    labels: dict[str, str] | None = None
+    api_key: str | None = None
+
+
+class NewWorker(Changes, kw_only=True):
+    """`POST /workers`. Of what sglang-router knows and we do not, some is refused, see `refusal`."""
+
+    url: str
+    model_id: str | None = None
+    worker_type: str = "regular"
+    dp_aware: bool = False
+    disable_health_check: bool = False
+    health_success_threshold: Threshold | None = None
+    health_failure_threshold: Threshold | None = None
+
+
+class WorkerInfo(msgspec.Struct, omit_defaults=True):
+    """A worker as `/workers` shows it. `load` counts this replica's requests in flight."""
+
+    id: str
+    url: str
+    node_id: str
+    model_id: str
+    priority: int
+    cost: float
+    worker_type: str
+    is_healthy: bool
+    load: int
+    connection_mode: str
+    metadata: dict[str, str]
+    disable_health_check: bool
+    draining: bool
+    job_status: Job | None = None
+
+
+class WorkersApi:
+    """All calls need the admin key, where one is set. `health` are the settings for new workers."""
+
+    def __init__(self, registry: Registry, health: HealthSettings) -> None:
+        self._registry = registry
+        self._health = health
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/workers", self.show_all, "admin"),
+            Route("POST", "/workers", self.create, "admin"),
+            Route("GET", "/workers/{id}", self.show, "admin"),
+            Route("PUT", "/workers/{id}", self.update, "admin"),
+            Route("DELETE", "/workers/{id}", self.delete, "admin"),
+            Route("POST", "/add_worker", self.legacy_add, "admin"),
+            Route("POST", "/remove_worker", self.legacy_remove, "admin"),
+            Route("GET", "/list_workers", self.legacy_list, "admin"),
+        ]
+
+    # -- 0.3.2 -----------------------------------------------------------------------------
+
+    async def show_all(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        members = self._registry.members
+        return _json(
+            {
+                "workers": [info(member) for member in members],
+                "total": len(members),
+                "stats": {
+                    "prefill_count": 0,
+                    "decode_count": 0,
+                    "regular_count": len(members),
+                },
+            }
+        )
+
+    async def create(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        body = await read_body(request, BODY_BYTES)
+        try:
+            new = msgspec.json.decode(body, type=NewWorker)
+        except msgspec.ValidationError as error:
+            return text_response(f"Failed to deserialize the JSON body: {error}", 422)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return text_response(f"Failed to parse the request body as JSON: {error}", 400)
+        if (problem := refusal(new)) is not None:
+            return _bad(problem)
+        health = self._settings(new)
+        try:
+            member = await self._registry.add(new.url, api_key=new.api_key, health=health)
+        except ValueError as error:
+            return _bad(str(error))
+        if member.job is not None and member.job.status == "pending":
+            member.model_id = new.model_id
+            new.api_key = None
+            apply(new, member)
+        location = f"/workers/{member.id}"
+        return _json(
+            {
+                "status": "accepted",
+                "worker_id": member.id,
+                "url": new.url,
+                "location": location,
+                "message": "Worker addition queued for background processing",
+            },
+            202,
+            {"Location": location},
+        )
+
+    async def show(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        found = self._find(params["id"])
+        return found if isinstance(found, web.Response) else _json(info(found))
+
+    async def update(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        found = self._find(params["id"])
+        if isinstance(found, web.Response):
+            return found
+        body = await read_body(request, BODY_BYTES)
+        try:
+            apply(msgspec.json.decode(body, type=Changes), found)
+        except msgspec.ValidationError as error:
+            return text_response(f"Failed to deserialize the JSON body: {error}", 422)
+        except (ValueError, UnicodeDecodeError) as error:
+            return _bad(str(error))
+        return _accepted(found, "update")
+
+    async def delete(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        found = self._find(params["id"])
+        if isinstance(found, web.Response):
+            return found
+        self._registry.remove(found)
+        return _accepted(found, "removal")
+
+    def _find(self, given: str) -> Member | web.Response:
+        try:
+            member_id = str(UUID(given))
+        except ValueError:
+            return _bad(f"Invalid worker_id format (expected UUID): {given[:100]}")
+        member = self._registry.get(member_id)
+        if member is not None:
+            return member
+        return _json({"error": f"Worker {member_id} not found", "code": "WORKER_NOT_FOUND"}, 404)
+
+    def _settings(self, new: NewWorker) -> HealthSettings:
+        usual = self._health
+        return HealthSettings(
+            failure_threshold=new.health_failure_threshold or usual.failure_threshold,
+            success_threshold=new.health_success_threshold or usual.success_threshold,
+            enabled=usual.enabled and not new.disable_health_check,
+        )
+
+    # -- 0.2.1 -----------------------------------------------------------------------------
+
+    async def legacy_add(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        """Answers when the worker is healthy, or has not become so in time."""
+        query = parse_qs(split_target(request.raw_path)[1])
+        if "url" not in query:
+            return text_response("Failed to deserialize query string: missing field `url`", 400)
+        url = query["url"][0]
+        try:
+            member = self._registry.find(url)
+            if member is not None and member.joined and not member.worker.draining:
+                return text_response(f"Worker {url} already exists", 400)
+            member = await self._registry.add(url, api_key=query.get("api_key", [None])[0])
+        except ValueError as error:
+            return text_response(str(error), 400)
+        await member.settled.wait()
+        if member.joined:
+            return text_response(f"Worker {url} added successfully")
+        reason = "it was removed meanwhile" if member.job is None else member.job.message
+        return text_response(f"Health check failed: {reason}", 400)
+
+    async def legacy_remove(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        query = parse_qs(split_target(request.raw_path)[1])
+        if "url" not in query:
+            return text_response("Failed to deserialize query string: missing field `url`", 400)
+        url = query["url"][0]
+        try:
+            member = self._registry.find(url)
+        except ValueError:
+            member = None
+        if member is None:
+            return text_response(f"Worker {url} not found", 400)
+        self._registry.remove(member)
+        return text_response(f"Worker {url} removed successfully")
+
+    async def legacy_list(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        return _json({"urls": [member.url for member in self._registry.members]})
+
+
+def refusal(new: NewWorker) -> str | None:
+    """What cannot be done, and would mislead if it were only ignored."""
+    if new.worker_type != "regular":
+        return f"worker_type {new.worker_type[:40]!r} is not supported, only regular"
+    return "dp_aware is not supported" if new.dp_aware else None
+
+
+def apply(changes: Changes, member: Member) -> None:
+    """Raises ValueError, and then nothing is changed, for a key that cannot be in a header."""
+    if changes.api_key is not None:
+        member.worker.use_key(changes.api_key)
+    if changes.priority is not None:
+        member.priority = changes.priority
+    if changes.cost is not None:
+        member.cost = changes.cost
+    if changes.labels is not None:
+        member.labels = changes.labels
+
+
+def info(member: Member) -> WorkerInfo:
+    worker = member.worker
+    return WorkerInfo(
+        id=member.id,
+        url=member.url,
+        node_id=worker.node_id,
+        model_id=member.model_id or worker.model_id or UNKNOWN_MODEL,
+        priority=member.priority,
+        cost=member.cost,
+        worker_type="regular",
+        is_healthy=member.joined and worker.healthy,
+        load=worker.in_flight,
+        connection_mode="HTTP",
+        metadata=member.labels,
+        disable_health_check=not worker.health.enabled,
+        draining=worker.draining,
+        job_status=member.job,
+    )
+
+
+def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return json_response(msgspec.json.encode(value), status, headers)
+
+
+def _accepted(member: Member, what: str) -> web.Response:
+    return _json(
+        {
+            "status": "accepted",
+            "worker_id": member.id,
+            "message": f"Worker {what} queued for background processing",
+        },
+        202,
+    )
+
+
+def _bad(problem: str) -> web.Response:
+    return _json({"error": problem, "code": "BAD_REQUEST"}, 400)

@@ -1,0 +1,106 @@
+"""A whole router inside the test's own process, on a free port of loopback.
+
+    async with sim_worker() as worker, running(worker.url, api_key="k") as app:
+        answer = await call(app, "GET", "/workers", key="k")
+
+No trace store is started unless asked for (`enable_request_tracking=True`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+
+from router.app import App
+from router.config import Config
+from tests.sim.call import WorkerConfig
+from tests.sim.worker import Worker
+
+Json = dict[str, object]
+QUICK: Mapping[str, object] = {
+    "host": "127.0.0.1",
+    "port": 0,
+    "enable_request_tracking": False,
+    "drain_secs": 0,
+    "shutdown_grace_period_secs": 1,
+}
+
+
+@asynccontextmanager
+async def running(*worker_urls: str, **settings: object) -> AsyncIterator[App]:
+    """A router that serves; `settings` are those of `Config`."""
+    given = {**QUICK, "worker_urls": worker_urls, **settings}
+    app = App(Config(**given))  # type: ignore[arg-type]
+    try:
+        await app.start()
+        yield app
+    finally:
+        now = asyncio.Event()
+        now.set()
+        await app.stop(now)
+
+
+class InProcessWorker:
+    """A simulated worker in this process."""
+
+    def __init__(self, sim: Worker, port: int) -> None:
+        self.sim = sim
+        self.url = f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def sim_worker(config: WorkerConfig | None = None) -> AsyncIterator[InProcessWorker]:
+    sim = Worker(config or WorkerConfig())
+    ports = await sim.start("127.0.0.1", 0, None)
+    try:
+        yield InProcessWorker(sim, int(ports["port"]))
+    finally:
+        await sim.close()
+
+
+class Answer(msgspec.Struct):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def json(self) -> Json:
+        return msgspec.json.decode(self.body, type=Json)
+
+
+async def call(
+    app: App,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """One request. `body` is bytes, or what becomes JSON."""
+    sent = {**(headers or {})}
+    if key is not None:
+        sent["Authorization"] = f"Bearer {key}"
+    data = body if isinstance(body, bytes | None) else msgspec.json.encode(body)
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+        session.request(
+            method, f"http://127.0.0.1:{app.port}{path}", data=data, headers=sent
+        ) as response,
+    ):
+        return Answer(response.status, response.headers, await response.read())
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Poll `condition()` until it is true. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
