@@ -26,6 +26,7 @@ from router.metrics import EndedRequest, Metrics
 log = logging.getLogger("router.requests")
 
 UNKNOWN_ROUTE = "unknown"
+READING = ("GET", "HEAD")
 
 
 class Dispatcher:
@@ -124,7 +125,7 @@ class Dispatcher:
                 target=target if target.startswith("/") else target[target.index(path) :],
                 path=path,
                 label=forwarded.label,
-                generates=forwarded.generates,
+                generates=forwarded.generates or request.method in READING,
                 opening=Opening(
                     request_id=identity.request_id,
                     key=key,

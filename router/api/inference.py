@@ -22,7 +22,7 @@ from router.api.gate import Gate, Ticket
 from router.api.http import error_response
 from router.api.record import Opening, Recorder, seconds, trace_error
 from router.api.relay import ClientFacts, Exchange, Framing, Limits
-from router.api.server import ClientConnection, Sent
+from router.api.server import ClientConnection, Sent, reset
 from router.api.watch import Watch
 from router.clock import Clock
 from router.core.breaker import Permit, Verdict, verdict
@@ -280,7 +280,8 @@ class Run:
         pool = shared.pools.of(worker)
         shared.watch.add(exchange)
         try:
-            connection = pool.take_idle(shared.clock.now())
+            # What must not be repeated never goes onto a connection that may just be closing.
+            connection = pool.take_idle(shared.clock.now()) if self.incoming.generates else None
             head = shared.headers.request_head(
                 self.incoming.http.method,
                 self.incoming.target,
@@ -372,7 +373,7 @@ class Run:
             return Sent(keep_alive=self.client_facts.keep_alive)
         if transport is not None:
             if exchange.until_close:
-                transport.abort()
+                reset(transport)
             else:
                 transport.close()
                 loop = asyncio.get_running_loop()

@@ -8,7 +8,9 @@ knows what a request is for.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -18,6 +20,7 @@ from router.api.relay import Exchange
 from router.errors import error_body
 
 SERVER_NAME = "trace-router"
+NO_LINGER = struct.pack("ii", 1, 0)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -84,6 +87,14 @@ class ClientConnection(RequestHandler):
         )
         response.force_close()
         return response
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End the connection with RST: where its close would look like the end of an answer."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    transport.abort()
 
 
 class Sent(web.StreamResponse):
