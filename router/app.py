@@ -20,7 +20,9 @@ from typing import Final
 
 import aiohttp
 
+from router.api.abort import AbortApi
 from router.api.access import Access
+from router.api.admin import AdminApi
 from router.api.dispatch import Dispatcher
 from router.api.gate import Gate
 from router.api.http import simple_handler
@@ -47,6 +49,7 @@ from router.metrics import Metrics, Sources
 from router.policies import PolicyConfig, build_policy
 from router.registry import LocalNames, Registry, RegistrySettings
 from router.tasks import Tasks
+from router.upstream.abort import Aborter
 from router.upstream.control import Control
 from router.upstream.pools import Pools
 from router.upstream.prober import Prober, ProberSettings
@@ -102,6 +105,7 @@ class App:
             config.ca_cert_paths, config.client_cert_path, config.client_key_path
         )
         self.control = Control(tls=worker_tls)
+        self.aborter = Aborter(self.control, self.metrics)
         self.pools = Pools(
             tls=worker_tls,
             connect_timeout_seconds=config.connect_timeout_secs,
@@ -132,6 +136,7 @@ class App:
             ),
             metrics=self.metrics,
             watch=self.watch,
+            aborter=self.aborter,
             clock=self.clock,
             random=random,
         )
@@ -185,10 +190,13 @@ class App:
 
     def _dispatcher(self, random: Random) -> Dispatcher:
         config = self.config
+        access = Access(config.api_key, config.admin_keys)
         routes = [
             *TracesApi(self.tracker).routes(),
             *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
             *WorkersApi(self.registry, registry_settings(config).health).routes(),
+            *AdminApi(self.fleet, self.control, self.forwarding.policy, self.metrics).routes(),
+            *AbortApi(self.fleet, self.control, self.tracker, access).routes(),
         ]
         if config.prometheus_port is None:
             routes += MetricsApi(self.metrics).routes()
@@ -196,7 +204,7 @@ class App:
             table=RouteTable(routes),
             paths=ForwardPaths(config.forward_paths),
             forwarding=self.forwarding,
-            access=Access(config.api_key, config.admin_keys),
+            access=access,
             request_id_headers=config.request_id_headers,
             metrics=self.metrics,
             clock=self.clock,
@@ -257,6 +265,7 @@ class App:
         await self.tasks.cancel()
         await self.registry.close()
         await self.prober.close()
+        await self.aborter.close()
         await self.control.close()
         self.pools.close_idle()
         if self.tracker is not None:
@@ -294,6 +303,7 @@ def forwarding_settings(config: Config) -> ForwardingSettings:
             total_seconds=config.request_timeout_secs,
         ),
         sse_error_frames=config.sse_error_frames,
+        inject_rid=config.inject_rid,
         retry=RetrySettings(
             max_attempts=config.max_attempts,
             initial_backoff_seconds=config.retry_initial_backoff_ms / 1000,

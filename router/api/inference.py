@@ -37,22 +37,27 @@ from router.core.retry import (
     next_move,
     parse_retry_after,
 )
+from router.core.rid import TAKES_RID, with_rid
 from router.core.usage import AnswerFacts, ResponseScanner
 from router.core.worker import Worker
 from router.errors import (
     BadRequest,
     ClientGone,
+    FirstByteTimeout,
+    IdleTimeout,
     InternalError,
     NoWorker,
     RouterError,
     RouterStopped,
     StaleConnection,
+    TotalTimeout,
     UpstreamError,
 )
 from router.fleet import Fleet
 from router.metrics import EndedRequest, Metrics
 from router.policies.base import Policy
 from router.policies.receipt import receipt
+from router.upstream.abort import Aborter
 from router.upstream.connection import AnswerHead
 from router.upstream.pools import Pools
 from tracking.trace import Status, TraceError
@@ -62,6 +67,7 @@ log = logging.getLogger("router.forwarding")
 REJECTIONS: Final = frozenset(
     {"no_worker", "queue_full", "queue_timeout", "bad_request", "too_large"}
 )
+ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
 SLOW_CLIENT_CLOSE_SECONDS = 30.0  # a broken answer's rest is offered this long, then reset
 
 
@@ -89,6 +95,7 @@ class ForwardingSettings(msgspec.Struct, frozen=True, kw_only=True):
     receipt_candidates: int | None
     limits: Limits
     sse_error_frames: bool
+    inject_rid: bool
     retry: RetrySettings
 
 
@@ -108,6 +115,7 @@ class Forwarding:
         headers: HeaderRules,
         metrics: Metrics,
         watch: Watch,
+        aborter: Aborter,
         clock: Clock,
         random: Random,
     ) -> None:
@@ -121,6 +129,7 @@ class Forwarding:
         self.headers = headers
         self.metrics = metrics
         self.watch = watch
+        self.aborter = aborter
         self.clock = clock
         self.random = random
         self.open_requests = 0
@@ -147,6 +156,7 @@ class Run:
         )
         self.body = b""
         self.facts = RequestFacts(route=incoming.path)
+        self.own_rid: str | None = None  # the engine's id of this request, where we chose it
         self.ticket: Ticket | None = None
         self.worker: Worker | None = None
         self.permit: Permit | None = None
@@ -204,7 +214,19 @@ class Run:
                 )
             except BadBody as error:
                 raise BadRequest(str(error)) from None
+            if self.shared.settings.inject_rid:
+                self.choose_rid()
         self.record.understood(self.facts)
+
+    def choose_rid(self) -> None:
+        """Give the engine an id of ours for a single prompt, so that it can be aborted."""
+        if self.incoming.path not in TAKES_RID or self.facts.sequences != 1:
+            return
+        rid = self.incoming.opening.key
+        body = with_rid(self.body, rid)
+        if body is not None and "Content-Encoding" not in self.incoming.http.headers:
+            self.body = body
+            self.own_rid = self.facts.engine_request_id = rid
 
     # -- attempts --------------------------------------------------------------------------
 
@@ -277,6 +299,8 @@ class Run:
             on_head=self.head_received,
             on_gap=shared.metrics.worker(worker).observe_gap,
         )
+        if self.facts.engine_request_id is None:
+            exchange.on_engine_id = self.record.known_as
         pool = shared.pools.of(worker)
         shared.watch.add(exchange)
         try:
@@ -431,9 +455,22 @@ class Run:
                 trouble = self.answer_trouble(answer, http_status)
         elif isinstance(error, ClientGone):
             http_status = None
+        if isinstance(error, ABORTING) and exchange is not None:
+            self.abort(exchange)
         status = self.terminal_status(error, trouble)
         self.record.ended(status, now, http_status=http_status, error=trouble)
         self.count(status, now, http_status, error, answer)
+
+    def abort(self, exchange: Exchange) -> None:
+        """Tell SGLang to give up what nobody waits for; never under an id that a client chose.
+
+        It takes an id for the beginning of ids, so a client's could name others' requests too.
+        """
+        rid = self.own_rid
+        if self.facts.engine_request_id is None:
+            rid = exchange.scanner.engine_request_id
+        if rid is not None and self.tried[-1].engine == "sglang":
+            self.shared.aborter.abort(self.tried[-1], rid)
 
     @staticmethod
     def answer_trouble(answer: AnswerFacts, http_status: int) -> TraceError | None:

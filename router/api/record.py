@@ -120,6 +120,11 @@ class RequestRecord:
         self.live.move("processing")
         self._put(self.live)
 
+    def known_as(self, engine_request_id: str) -> None:
+        """A stream has told the engine's id: the request can be found, and aborted, by it."""
+        self.live.trace.engine_request_id = engine_request_id
+        self._put(self.live)
+
     def answered(self, answer: AnswerFacts, first_byte_at: float | None) -> None:
         """What the worker's bytes said, as far as they came."""
         trace = self.live.trace

@@ -97,6 +97,7 @@ class Exchange:
         "first_byte_at",
         "head",
         "last_byte_at",
+        "on_engine_id",
         "refused",
         "scanner",
         "sent_at",
@@ -137,6 +138,7 @@ class Exchange:
         self.head: AnswerHead | None = None
         self.refused: AnswerHead | None = None
         self.error: UpstreamError | None = None
+        self.on_engine_id: Callable[[str], None] | None = None  # told once, soon after it is known
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(self, connection: UpstreamConnection, head: bytes, body: bytes) -> None:
@@ -257,7 +259,10 @@ class Exchange:
     # -- time ------------------------------------------------------------------------------
 
     def check_limits(self, now: float) -> None:
-        """End the exchange when one of its time limits has passed."""
+        """End the exchange when one of its time limits has passed. Called a few times a second."""
+        if self.on_engine_id is not None and (known := self.scanner.engine_request_id) is not None:
+            self.on_engine_id(known)
+            self.on_engine_id = None
         limits = self._limits
         error: UpstreamError | None = None
         if limits.total_seconds is not None and now - self.arrived > limits.total_seconds:

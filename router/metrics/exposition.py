@@ -95,6 +95,7 @@ class MetricsCollector(Collector):
                 errors[WORKER_TYPE, CONNECTION_MODE, error] += n
         yield counter(f.UPSTREAM_RESPONSES, responses.items())
         yield counter(f.WORKER_ERRORS, errors.items())
+        yield counter(f.ABORTS, (((result,), n) for result, n in self._metrics.aborts.items()))
 
     def _workers(self) -> Iterator[Metric]:
         metrics = self._metrics

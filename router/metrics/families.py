@@ -152,6 +152,12 @@ ATTEMPT_DURATION: Final = Family(
     ("node_id", "model"),
     "Time from the start of an attempt at a worker to its end.",
 )
+ABORTS: Final = Family(
+    "trace_router_aborts_total",
+    "counter",
+    ("result",),
+    "Aborts for clients that left or were timed out: sent, failed, dropped (too many at once).",
+)
 INPUT_TOKENS: Final = Family(
     "trace_router_input_tokens_total",
     "counter",
@@ -213,7 +219,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(POOL_SIZE, WORKER_ACTIVE, WORKER_HEALTH, SELECTIONS, WORKER_ERRORS),
     *(BREAKER_STATE, BREAKER_TRANSITIONS),
     *(REQUESTS, DURATION, TTFT, GAPS, QUEUE, OVERHEAD, QUEUED),
-    *(DECISIONS, ATTEMPTS, ATTEMPT_DURATION),
+    *(DECISIONS, ATTEMPTS, ATTEMPT_DURATION, ABORTS),
     *(INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, CACHE_KNOWN_TOKENS, WORKER_INFO),
     *(STORE_UP, BUFFERED, BUFFERED_BYTES, FLUSHED, DROPPED, FLUSH_SECONDS, BUILD_INFO),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,6 +27,9 @@ from tracking.trace import ErrorType, Status
 from tracking.view import StoreState
 
 K = TypeVar("K")
+
+
+AbortResult = Literal["sent", "failed", "dropped"]
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +186,7 @@ class Metrics:
         # Kept beside the workers' own, so that they do not fall when a worker is removed.
         self.selections: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.attempts: defaultdict[tuple[int | None, ErrorType | None], int] = defaultdict(int)
+        self.aborts: defaultdict[AbortResult, int] = defaultdict(int)
         self.flushed = 0
         self.flush_seconds = Histogram(FLUSH_BUCKETS)
         self._models = ModelLabels()
@@ -252,6 +256,10 @@ class Metrics:
         else:
             series.durations[route, status].observe(ended.duration_seconds)
             series.count(ended)
+
+    def abort_ended(self, result: AbortResult) -> None:
+        """A worker was told to abort a request, could not be, or was not for want of room."""
+        self.aborts[result] += 1
 
     def flush_observed(self, seconds: float, records: int) -> None:
         """The trace writer committed `records` records in one call that took `seconds`."""
