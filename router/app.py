@@ -25,6 +25,7 @@ from router.api.access import Access
 from router.api.admin import AdminApi
 from router.api.dispatch import Dispatcher
 from router.api.gate import Gate
+from router.api.guard import ConnectionLimits
 from router.api.http import simple_handler
 from router.api.inference import Forwarding, ForwardingSettings
 from router.api.metrics import MetricsApi
@@ -161,7 +162,14 @@ class App:
         )
         self.dispatcher = self._dispatcher(SystemRandom())
         self.listener = Listener(
-            self.dispatcher, tls=server_context(config.tls_cert_path, config.tls_key_path)
+            self.dispatcher,
+            tls=server_context(config.tls_cert_path, config.tls_key_path),
+            limits=ConnectionLimits(
+                max_header_bytes=config.max_header_bytes,
+                header_read_seconds=config.header_read_timeout_secs,
+                idle_seconds=config.idle_connection_timeout_secs,
+                max_connections=config.max_connections,
+            ),
         )
         self.metrics_listener: Listener | None = None
         self.port = 0

@@ -12,12 +12,15 @@ import socket
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from router.api.guard import ConnectionLimits, HeadWatch, Room, raw_error, say_goodbye
 from router.api.relay import Exchange
 from router.errors import error_body
+from router.tasks import Tasks
 
 SERVER_NAME = "trace-router"
 NO_LINGER = struct.pack("ii", 1, 0)
@@ -28,18 +31,67 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class ClientConnection(RequestHandler):
     """One client connection; a `ClientStream` for the exchange attached to it."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "_head", "_listener", "_refused", "_time")
 
-    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, server: web.Server, loop: asyncio.AbstractEventLoop, listener: Listener
+    ) -> None:
+        limits = listener.limits
         super().__init__(
             server,
             loop=loop,
+            keepalive_timeout=limits.idle_seconds,
             access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to turn it off
             auto_decompress=False,  # bodies go through byte for byte
-            max_line_size=16384,
-            max_field_size=16384,
+            max_line_size=limits.max_header_bytes,
+            max_field_size=limits.max_header_bytes,
         )
         self._exchange: Exchange | None = None
+        self._listener = listener
+        self._head = HeadWatch()
+        self._time = loop.time
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._listener.welcome(self):
+            super().connection_made(transport)
+        else:
+            self.transport = cast(asyncio.Transport, transport)  # aiohttp never hears of it
+            self.refuse(503, "too_many_connections", "too many connections")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.gone(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._head.awaited:
+            size = self._head.take(data, self._time())
+            limit = self._listener.limits.max_header_bytes
+            if size > limit:
+                self.refuse(431, "head_too_large", f"the head is larger than {limit} bytes")
+                return
+        super().data_received(data)
+
+    def check_head(self, now: float) -> None:
+        """Close the connection when its client takes too long to send a head."""
+        began, limit = self._head.began_at, self._listener.limits.header_read_seconds
+        if began is not None and now - began > limit and not self._refused:
+            self.refuse(408, "head_timeout", f"the head did not come within {limit:g} s")
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answer what is no request yet, and close."""
+        self._refused = True
+        if self.transport is not None:
+            say_goodbye(self.transport, raw_error(status, code, message))
+
+    def log_access(
+        self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
+    ) -> None:
+        """aiohttp calls this when an answer has been written."""
+        if request.content.is_eof():
+            self._head.next()
 
     def attach(self, exchange: Exchange | None) -> None:
         self._exchange = exchange
@@ -121,8 +173,18 @@ class Listener:
     `handler` is cancelled when its client leaves.
     """
 
-    def __init__(self, handler: Handler, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        tls: ssl.SSLContext | None = None,
+        limits: ConnectionLimits | None = None,
+    ) -> None:
         self._tls = tls
+        self.limits = limits or ConnectionLimits()
+        self._room = Room(self.limits.max_connections)
+        self._open: set[ClientConnection] = set()
+        self._tasks = Tasks()
         self._server = web.Server(handler, handler_cancellation=True)
         self._sockets: asyncio.Server | None = None
 
@@ -130,14 +192,42 @@ class Listener:
         """Listen; the port listened on (also where `port` is 0). Raises OSError."""
         loop = asyncio.get_running_loop()
         self._sockets = await loop.create_server(
-            lambda: ClientConnection(self._server, loop), host, port, backlog=4096, ssl=self._tls
+            lambda: ClientConnection(self._server, loop, self),
+            host,
+            port,
+            backlog=4096,
+            ssl=self._tls,
+            ssl_handshake_timeout=self.limits.header_read_seconds if self._tls else None,
         )
+        self._tasks.spawn(self._check_heads(), "slow heads")
         bound: int = self._sockets.sockets[0].getsockname()[1]
         return bound
 
     @property
     def connections(self) -> int:
-        return len(self._server.connections)
+        return len(self._open)
+
+    def welcome(self, connection: ClientConnection) -> bool:
+        """A connection was made: is there room for it?"""
+        if self._room.enter():
+            self._open.add(connection)
+            return True
+        return False
+
+    def gone(self, connection: ClientConnection) -> None:
+        """A connection has ended."""
+        if connection in self._open:
+            self._open.remove(connection)
+            self._room.leave()
+
+    async def _check_heads(self) -> None:
+        loop = asyncio.get_running_loop()
+        period = min(1.0, self.limits.header_read_seconds / 4)
+        while True:
+            await asyncio.sleep(period)
+            now = loop.time()
+            for connection in tuple(self._open):
+                connection.check_head(now)
 
     def stop_accepting(self) -> None:
         """New connections are refused; those there are finish what they do and close."""
@@ -148,4 +238,5 @@ class Listener:
     async def close(self, timeout_seconds: float) -> None:
         """End every connection; handlers have `timeout_seconds` to finish."""
         self.stop_accepting()
+        await self._tasks.cancel()
         await self._server.shutdown(timeout_seconds)
