@@ -2,9 +2,9 @@
 
 Each worker has a task of its own, so that one that hangs delays nobody. A healthy worker is asked
 every interval; any other one every second, so that a worker which finishes loading is taken at
-once, and so is one that has not said yet what it serves. A worker that loses its health in traffic is asked at once. Not on the path of requests: the
-client here is aiohttp's, with a connection for each check, because a check must find out whether
-one can be made.
+once, and so is one that has not said yet what it serves. A worker that loses its health in traffic
+is asked at once. Not on the path of requests: the client here is aiohttp's, with a connection for
+each check, because a check must find out whether one can be made.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ EAGER_SECONDS: Final = 1.0
 CONFIRM_SECONDS: Final = 0.3
 JITTER: Final = 0.1  # share of the interval: replicas must not all ask at the same moment
 MAX_BODY_BYTES: Final = 1 << 20  # SGLang's server info is 40 KB
+# A server that knows no such path is alive as far as anyone can tell; Ollama and many small servers
+# have no /health. Should it fail at its real work, its breaker opens.
+NO_SUCH_PATH: Final = frozenset((404, 405, 501))
 ENGINES: Final = {"sglang": "sglang", "vllm": "vllm", "llamacpp": "llama.cpp"}  # by owned_by
 
 
@@ -183,7 +186,7 @@ class Prober:
         except (aiohttp.ClientError, OSError) as error:
             problem = str(error) or type(error).__name__
         else:
-            if 200 <= status < 300:
+            if 200 <= status < 300 or status in NO_SUCH_PATH:
                 worker.health.probe_succeeded(f"{endpoint} answered {status}")
                 return True
             problem = f"{endpoint} answered {status}"

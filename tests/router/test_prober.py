@@ -119,8 +119,17 @@ async def test_a_router_without_workers_starts_at_once() -> None:
         await prober.first_round(5)
 
 
-@pytest.mark.parametrize("status", [404, 401, 500, 503, 302])
-async def test_any_answer_but_2xx_is_a_failed_check(status: int) -> None:
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_worker_without_the_path_asked_is_alive(status: int) -> None:
+    engine = Engine()
+    engine.answers["/health"] = status
+    async with serving(engine) as url, probing(one := worker(url)) as prober:
+        await prober.first_round(5)
+        assert one.healthy
+
+
+@pytest.mark.parametrize("status", [400, 401, 500, 502, 503, 302])
+async def test_any_other_answer_but_2xx_is_a_failed_check(status: int) -> None:
     engine = Engine()
     engine.answers["/health"] = status
     async with serving(engine) as url, probing(one := worker(url)) as prober:
