@@ -206,12 +206,12 @@ def _health_problem(url: str, timeout_seconds: float) -> str | None:
 
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
-        host, port = None, None
-    if host is None or parts.scheme not in ("http", "https"):
+        scheme, host, port = "", None, None
+    if host is None or scheme not in ("http", "https"):
         raise ConfigError(f"--url: expected http://HOST:PORT or https://HOST:PORT, got {url!r}")
-    if parts.scheme == "https":
+    if scheme == "https":
         # This asks whether our own server answers, not who it is.
         context = ssl._create_unverified_context()
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
