@@ -18,7 +18,7 @@ import aiohttp
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.processes import Json, Processes, RedisProcess, RouterProcess, SimWorker
+from tests.processes import Json, Processes, RedisProcess, RouterProcess, SimWorker, free_port
 from tests.raw_tcp import RawConnection, RawResponse
 
 TERMINAL = {"completed", "failed", "cancelled", "rejected", "lost"}
@@ -91,11 +91,13 @@ class Fleet:
         workers: Sequence[SimWorker],
         routers: Sequence[RouterProcess],
         redis: RedisProcess | None = None,
+        key: str | None = None,
     ) -> None:
         self.processes = processes
         self.workers = workers
         self.routers = routers
         self.redis = redis
+        self._key = key
 
     @property
     def router(self) -> RouterProcess:
@@ -166,12 +168,20 @@ class Fleet:
         while busy := await in_flight(router):
             assert loop.time() < deadline, f"{router.url} still has {busy}"
             await asyncio.sleep(POLL_SECONDS)
-        open_ = [t for t in await traces(router) if t["status"] not in TERMINAL]
+        open_ = [t for t in await traces(router, key=self._key) if t["status"] not in TERMINAL]
         assert not open_, f"{router.url} shows traces that never end: {open_}"
 
 
-async def traces(router: RouterProcess, query: str = "limit=1000") -> list[Json]:
-    return msgspec.convert(await router.json(f"/v1/traces?{query}"), list[Json])
+async def traces(
+    router: RouterProcess, query: str = "limit=1000", *, key: str | None = None
+) -> list[Json]:
+    """A page of the list. Raises aiohttp.ClientResponseError."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(f"{router.url}/v1/traces?{query}", raise_for_status=True) as response,
+    ):
+        return msgspec.json.decode(await response.read(), type=list[Json])
 
 
 Samples = list[tuple[str, dict[str, str], float]]
@@ -214,18 +224,27 @@ async def fleet(
     replicas: int = 1,
     flags: Sequence[str] = (),
     redis: bool = False,
+    key: str | None = None,
 ) -> AsyncIterator[Fleet]:
-    """Starts a fleet; at the end of the block it must have settled."""
+    """Starts a fleet; at the end of the block it must have settled.
+
+    Routers keep their ports when they are restarted. `key` opens the trace view where `flags` set
+    one.
+    """
     store = await processes.start(RedisProcess()) if redis else None
     started = await asyncio.gather(*(processes.start(SimWorker(*switches)) for _ in range(workers)))
     urls = [worker.url for worker in started]
     routers = [
         RouterProcess(
-            urls, "--drain-secs=0", *flags, redis_url=None if store is None else store.url
+            urls,
+            "--drain-secs=0",
+            *flags,
+            redis_url=None if store is None else store.url,
+            port=free_port(),
         )
         for _ in range(replicas)
     ]
     await asyncio.gather(*(processes.start(router) for router in routers))
-    running = Fleet(processes, started, routers, store)
+    running = Fleet(processes, started, routers, store, key)
     yield running
     await running.settled()

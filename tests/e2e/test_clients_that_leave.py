@@ -25,8 +25,10 @@ def leave(client: RawConnection, how: str) -> None:
         client.close()
 
 
-async def ask(running: Fleet, content: bytes, request_id: str, **options: int) -> RawConnection:
-    client = await RawConnection.connect(running.router.port, **options)
+async def ask(
+    running: Fleet, content: bytes, request_id: str, receive_buffer: int | None = None
+) -> RawConnection:
+    client = await RawConnection.connect(running.router.port, receive_buffer=receive_buffer)
     await client.post("/generate", content, f"X-Request-Id: {request_id}\r\n")
     return client
 
