@@ -27,7 +27,7 @@ from router.api.dispatch import Dispatcher
 from router.api.gate import Gate
 from router.api.guard import ConnectionLimits
 from router.api.http import simple_handler
-from router.api.inference import Forwarding, ForwardingSettings
+from router.api.inference import STOPPED, Forwarding, ForwardingSettings
 from router.api.metrics import MetricsApi
 from router.api.probes import ProbesApi
 from router.api.record import Recorder
@@ -45,6 +45,7 @@ from router.core.headers import HeaderRules
 from router.core.health import HealthSettings
 from router.core.paths import ForwardPaths
 from router.core.retry import RetryBudget, RetrySettings
+from router.errors import RouterStopped
 from router.fleet import Fleet
 from router.metrics import Metrics, Sources
 from router.policies import PolicyConfig, build_policy
@@ -65,6 +66,7 @@ log = logging.getLogger("router")
 START_PROBE_SECONDS: Final = 5.0  # workers that cannot be reached do not hold up the start longer
 FLUSH_SECONDS: Final = 5.0
 SWEEP_SECONDS: Final = 1.0
+LAST_WORDS_SECONDS: Final = 0.05  # for requests that are cut off to say so
 
 
 class App:
@@ -267,6 +269,9 @@ class App:
             await until(now, 0.05)
         if self.forwarding.open_requests:
             log.warning("%d requests are cut off", self.forwarding.open_requests)
+            self.forwarding.stopping = True
+            self.watch.end_all(RouterStopped(STOPPED))
+            await asyncio.sleep(LAST_WORDS_SECONDS)
         await self.listener.close(0.0)
         if self.metrics_listener is not None:
             await self.metrics_listener.close(0.0)

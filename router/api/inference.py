@@ -64,6 +64,7 @@ from tracking.trace import Status, TraceError
 
 log = logging.getLogger("router.forwarding")
 
+STOPPED: Final = "the router was stopped before the answer was whole"
 REJECTIONS: Final = frozenset(
     {"no_worker", "queue_full", "queue_timeout", "bad_request", "too_large"}
 )
@@ -133,6 +134,7 @@ class Forwarding:
         self.clock = clock
         self.random = random
         self.open_requests = 0
+        self.stopping = False  # from now on requests end because the router does
 
     async def forward(self, incoming: Incoming) -> web.StreamResponse:
         """The answer, or what stands for one that has been sent. Ends in exactly one trace."""
@@ -150,7 +152,7 @@ class Run:
         self.record = shared.recorder.open(incoming.opening, incoming.arrived)
         self.client_facts = ClientFacts(
             http11=http11,
-            keep_alive=http.keep_alive,
+            keep_alive=http.keep_alive and not shared.fleet.draining,
             head_request=http.method == "HEAD",
             accepts_trailers=http11 and "trailers" in http.headers.get("TE", ""),
         )
@@ -196,9 +198,7 @@ class Run:
             self.finish(error)
 
     def why_cancelled(self) -> RouterError:
-        if self.incoming.client.transport is None:
-            return ClientGone("the client left")
-        return RouterStopped("the router was stopped before the answer was whole")
+        return RouterStopped(STOPPED) if self.shared.stopping else ClientGone("the client left")
 
     async def read(self) -> None:
         """Body and facts. Raises BadRequest, TooLarge."""

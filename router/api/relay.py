@@ -13,13 +13,22 @@ fields:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from router.core.usage import ResponseScanner
-from router.errors import FirstByteTimeout, IdleTimeout, TotalTimeout, UpstreamError, error_body
+from router.errors import (
+    FirstByteTimeout,
+    IdleTimeout,
+    RouterError,
+    StaleConnection,
+    TotalTimeout,
+    UpstreamError,
+    error_body,
+)
 from router.upstream.connection import AnswerHead, RawHeaders, UpstreamConnection
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -131,21 +140,23 @@ class Exchange:
         self.scanner = scanner
         self.arrived = arrived
         self.url = ""
-        self.sent_at = 0.0
+        self.sent_at = math.inf
         self.first_byte_at: float | None = None
         self.last_byte_at = 0.0
         self.body_bytes = 0
         self.head: AnswerHead | None = None
         self.refused: AnswerHead | None = None
-        self.error: UpstreamError | None = None
+        self.error: RouterError | None = None
         self.on_engine_id: Callable[[str], None] | None = None  # told once, soon after it is known
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(self, connection: UpstreamConnection, head: bytes, body: bytes) -> None:
         """Send the request over `connection`; also again, after a stale connection."""
-        if self.done.done():
+        if isinstance(self.error, StaleConnection):
             self.done = asyncio.get_running_loop().create_future()
             self.error = None
+        elif self.done.done():  # ended while the connection was being made
+            return
         self._connection = connection
         self.url = connection.url
         self.sent_at = self.last_byte_at = self._now()
@@ -275,7 +286,12 @@ class Exchange:
             limit = limits.idle_seconds
             if limit is not None and now - self.last_byte_at > limit:
                 error = IdleTimeout(f"worker {self.url} was silent for {limit:g} s")
-        if error is not None and not self.done.done():
+        if error is not None:
+            self.end(error)
+
+    def end(self, error: RouterError) -> None:
+        """End the exchange, if it still runs, for a reason that is ours."""
+        if not self.done.done():
             self.error = error
             self.abort()
 

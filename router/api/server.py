@@ -23,6 +23,7 @@ from router.errors import error_body
 from router.tasks import Tasks
 
 SERVER_NAME = "trace-router"
+LEAST_TIMEOUT_SECONDS = 0.01
 NO_LINGER = struct.pack("ii", 1, 0)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -239,4 +240,5 @@ class Listener:
         """End every connection; handlers have `timeout_seconds` to finish."""
         self.stop_accepting()
         await self._tasks.cancel()
-        await self._server.shutdown(timeout_seconds)
+        # aiohttp takes 0 for no limit at all.
+        await self._server.shutdown(max(timeout_seconds, LEAST_TIMEOUT_SECONDS))

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from router.api.relay import Exchange
+from router.errors import RouterError
 
 PERIOD_SECONDS = 0.1  # how late a limit may be noticed
 
@@ -34,6 +35,11 @@ class Watch:
         now = self._now()
         for exchange in tuple(self._exchanges):
             exchange.check_limits(now)
+
+    def end_all(self, error: RouterError) -> None:
+        """End every exchange that still runs."""
+        for exchange in tuple(self._exchanges):
+            exchange.end(error)
 
     async def run(self) -> None:
         """Check for ever; ends by cancellation."""

@@ -69,6 +69,8 @@ class ConnectionPool:
         except (OSError, ssl.SSLError) as error:
             reason = error.strerror or str(error) or type(error).__name__
             raise ConnectFailed(f"cannot connect to worker {self._url}: {reason}") from None
+        if connection.closed:
+            raise ConnectFailed(f"worker {self._url} closed the connection at once")
         return connection
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
