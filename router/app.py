@@ -23,6 +23,7 @@ import aiohttp
 from router.api.abort import AbortApi
 from router.api.access import Access
 from router.api.admin import AdminApi
+from router.api.cors import Cors
 from router.api.dispatch import Dispatcher
 from router.api.gate import Gate
 from router.api.guard import ConnectionLimits
@@ -32,6 +33,7 @@ from router.api.metrics import MetricsApi
 from router.api.probes import ProbesApi
 from router.api.record import Recorder
 from router.api.relay import Limits
+from router.api.request_log import RequestLog
 from router.api.routing import RouteTable
 from router.api.server import Listener
 from router.api.traces import TracesApi
@@ -78,6 +80,7 @@ class App:
         random = Random(config.policy_seed) if config.policy_seed is not None else SystemRandom()
         self.fleet = Fleet([])
         self.tasks = Tasks()
+        self.request_log = RequestLog(self.clock.now)
         self.watch = Watch(self.clock.now)
         self.tracker = self._tracker() if config.enable_request_tracking else None
         self.metrics = Metrics(
@@ -140,6 +143,7 @@ class App:
             metrics=self.metrics,
             watch=self.watch,
             aborter=self.aborter,
+            request_log=self.request_log,
             clock=self.clock,
             random=random,
         )
@@ -216,6 +220,8 @@ class App:
             forwarding=self.forwarding,
             access=access,
             request_id_headers=config.request_id_headers,
+            cors=Cors(config.cors_allowed_origins) if config.cors_allowed_origins else None,
+            request_log=self.request_log,
             metrics=self.metrics,
             clock=self.clock,
             random_bits=random.getrandbits,
@@ -354,7 +360,7 @@ async def serve(config: Config) -> int:
         loop.add_signal_handler(number, signalled)
     app = None
     try:
-        app = App(config)
+        app = await asyncio.to_thread(App, config)  # it reads files: certificates, our version
         await app.start()
     except (OSError, ValueError, aiohttp.ClientError) as error:
         log.error("cannot start: %s", error)

@@ -407,7 +407,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # -- logs and metrics
     log_level: Annotated[
         Literal["debug", "info", "warn", "error"],
-        Flag(OBSERVING, "Least severity logged, in any case.", parse=parse_log_level),
+        Flag(
+            OBSERVING,
+            "Least severity logged, in any case. Each request leaves a line at its end: completed "
+            "ones at debug, cancelled and rejected ones at info, failed ones at warn.",
+            parse=parse_log_level,
+        ),
     ] = "info"
     log_format: Annotated[
         Literal["text", "json"], Flag(OBSERVING, "One line of text or one JSON object each.")

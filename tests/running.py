@@ -34,7 +34,8 @@ QUICK: Mapping[str, object] = {
 async def running(*worker_urls: str, **settings: object) -> AsyncIterator[App]:
     """A router that serves; `settings` are those of `Config`."""
     given = {**QUICK, "worker_urls": worker_urls, **settings}
-    app = App(Config(**given))  # type: ignore[arg-type]
+    config = Config(**given)  # type: ignore[arg-type]
+    app = await asyncio.to_thread(App, config)  # it reads files, as a start may
     try:
         await app.start()
         yield app

@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from router.api.access import Access
+from router.api.cors import Cors, lines
 from router.api.http import error_response, method_not_allowed
 from router.api.inference import Forwarding, Incoming
 from router.api.record import Opening
+from router.api.request_log import RequestLog
 from router.api.routing import Match, MethodNotAllowed, RouteTable, check_path, split_target
 from router.api.server import SERVER_NAME, ClientConnection
 from router.clock import Clock
@@ -40,7 +42,9 @@ class Dispatcher:
         forwarding: Forwarding,
         access: Access,
         request_id_headers: Sequence[str],
+        cors: Cors | None,
         metrics: Metrics,
+        request_log: RequestLog,
         clock: Clock,
         random_bits: Callable[[int], int],
     ) -> None:
@@ -49,7 +53,9 @@ class Dispatcher:
         self._forwarding = forwarding
         self._access = access
         self._id_headers = [n for n in request_id_headers if n.lower() != "x-request-id"]
+        self._cors = cors
         self._metrics = metrics
+        self._request_log = request_log
         self._clock = clock
         self._random_bits = random_bits
 
@@ -67,7 +73,11 @@ class Dispatcher:
         try:
             path, _ = split_target(request.raw_path)
             forwarded = self._paths.find(path)
-            if forwarded is not None and self._traced(request.method):
+            preflight = None if self._cors is None else self._cors.preflight(request)
+            if preflight is not None:
+                response: web.StreamResponse = preflight
+                self._count(request, route, response.status, "", arrived, identity)
+            elif forwarded is not None and self._traced(request.method):
                 route = forwarded.label
                 check_path(path)
                 self._access.check("key", request.headers.get("Authorization"))
@@ -82,21 +92,23 @@ class Dispatcher:
                     response = method_not_allowed(found.allowed)
                 else:
                     raise NotFound(f"no such path: {path[:200]}")
-                self._count(request, route, response.status, "", arrived)
+                self._count(request, route, response.status, "", arrived, identity)
         except RouterError as error:
             response = error_response(error)
-            self._count(request, route, error.status, error.code, arrived)
+            self._count(request, route, error.status, error.code, arrived, identity)
         except ConnectionError:
             raise
         except Exception:
             log.exception("request %s to %s crashed", identity.request_id, request.raw_path[:200])
             response = error_response(InternalError("internal error"))
-            self._count(request, route, 500, InternalError.code, arrived)
+            self._count(request, route, 500, InternalError.code, arrived, identity)
         if not response.prepared:
             response.headers["X-Request-Id"] = identity.request_id
             if identity.replaced is not None:
                 response.headers["X-Request-Id-Replaced"] = "1"
             response.headers["Server"] = SERVER_NAME
+            if self._cors is not None:
+                response.headers.update(self._cors.headers(request))
         return response
 
     @staticmethod
@@ -116,6 +128,8 @@ class Dispatcher:
         own = f"X-Request-Id: {identity.request_id}\r\n"
         if identity.replaced is not None:
             own += "X-Request-Id-Replaced: 1\r\n"
+        if self._cors is not None:
+            own += lines(self._cors.headers(request))
         assert isinstance(request.protocol, ClientConnection)
         target = request.raw_path
         return await self._forwarding.forward(
@@ -141,7 +155,13 @@ class Dispatcher:
         )
 
     def _count(
-        self, request: web.BaseRequest, route: str, status: int, code: str, arrived: float
+        self,
+        request: web.BaseRequest,
+        route: str,
+        status: int,
+        code: str,
+        arrived: float,
+        identity: RequestIdentity,
     ) -> None:
         self._metrics.request_received(route, request.method)
         elapsed = self._clock.now() - arrived
@@ -154,4 +174,7 @@ class Dispatcher:
                 http_status=status,
                 error_code=code,
             )
+        )
+        self._request_log.answered(
+            identity.request_id, request.method, route, status, code, elapsed
         )

@@ -22,6 +22,7 @@ from router.api.gate import Gate, Ticket
 from router.api.http import error_response
 from router.api.record import Opening, Recorder, seconds, trace_error
 from router.api.relay import ClientFacts, Exchange, Framing, Limits
+from router.api.request_log import RequestLog
 from router.api.server import ClientConnection, Sent, reset
 from router.api.watch import Watch
 from router.clock import Clock
@@ -117,6 +118,7 @@ class Forwarding:
         metrics: Metrics,
         watch: Watch,
         aborter: Aborter,
+        request_log: RequestLog,
         clock: Clock,
         random: Random,
     ) -> None:
@@ -131,6 +133,7 @@ class Forwarding:
         self.metrics = metrics
         self.watch = watch
         self.aborter = aborter
+        self.request_log = request_log
         self.clock = clock
         self.random = random
         self.open_requests = 0
@@ -460,6 +463,7 @@ class Run:
         status = self.terminal_status(error, trouble)
         self.record.ended(status, now, http_status=http_status, error=trouble)
         self.count(status, now, http_status, error, answer)
+        shared.request_log.ended(self.record.live.trace, len(self.tried))
 
     def abort(self, exchange: Exchange) -> None:
         """Tell SGLang to give up what nobody waits for; never under an id that a client chose.

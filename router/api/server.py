@@ -186,14 +186,16 @@ class Listener:
         self._room = Room(self.limits.max_connections)
         self._open: set[ClientConnection] = set()
         self._tasks = Tasks()
-        self._server = web.Server(handler, handler_cancellation=True)
+        self._handler = handler
+        self._server: web.Server | None = None
         self._sockets: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port listened on (also where `port` is 0). Raises OSError."""
         loop = asyncio.get_running_loop()
+        server = self._server = web.Server(self._handler, handler_cancellation=True)
         self._sockets = await loop.create_server(
-            lambda: ClientConnection(self._server, loop, self),
+            lambda: ClientConnection(server, loop, self),
             host,
             port,
             backlog=4096,
@@ -234,11 +236,12 @@ class Listener:
         """New connections are refused; those there are finish what they do and close."""
         if self._sockets is not None:
             self._sockets.close()
-        self._server.pre_shutdown()
+        if self._server is not None:
+            self._server.pre_shutdown()
 
     async def close(self, timeout_seconds: float) -> None:
         """End every connection; handlers have `timeout_seconds` to finish."""
         self.stop_accepting()
         await self._tasks.cancel()
-        # aiohttp takes 0 for no limit at all.
-        await self._server.shutdown(max(timeout_seconds, LEAST_TIMEOUT_SECONDS))
+        if self._server is not None:
+            await self._server.shutdown(timeout_seconds)
