@@ -244,4 +244,5 @@ class Listener:
         self.stop_accepting()
         await self._tasks.cancel()
         if self._server is not None:
-            await self._server.shutdown(timeout_seconds)
+            # aiohttp takes 0 for no limit at all.
+            await self._server.shutdown(max(timeout_seconds, LEAST_TIMEOUT_SECONDS))
