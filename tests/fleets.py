@@ -92,12 +92,14 @@ class Fleet:
         routers: Sequence[RouterProcess],
         redis: RedisProcess | None = None,
         key: str | None = None,
+        tracked: bool = True,
     ) -> None:
         self.processes = processes
         self.workers = workers
         self.routers = routers
         self.redis = redis
         self._key = key
+        self._tracked = tracked
 
     @property
     def router(self) -> RouterProcess:
@@ -168,6 +170,8 @@ class Fleet:
         while busy := await in_flight(router):
             assert loop.time() < deadline, f"{router.url} still has {busy}"
             await asyncio.sleep(POLL_SECONDS)
+        if not self._tracked:
+            return
         open_ = [t for t in await traces(router, key=self._key) if t["status"] not in TERMINAL]
         assert not open_, f"{router.url} shows traces that never end: {open_}"
 
@@ -225,11 +229,12 @@ async def fleet(
     flags: Sequence[str] = (),
     redis: bool = False,
     key: str | None = None,
+    tracked: bool = True,
 ) -> AsyncIterator[Fleet]:
     """Starts a fleet; at the end of the block it must have settled.
 
     Routers keep their ports when they are restarted. `key` opens the trace view where `flags` set
-    one.
+    one; `tracked` is off where they turn tracking off.
     """
     store = await processes.start(RedisProcess()) if redis else None
     started = await asyncio.gather(*(processes.start(SimWorker(*switches)) for _ in range(workers)))
@@ -245,6 +250,6 @@ async def fleet(
         for _ in range(replicas)
     ]
     await asyncio.gather(*(processes.start(router) for router in routers))
-    running = Fleet(processes, started, routers, store, key)
+    running = Fleet(processes, started, routers, store, key, tracked)
     yield running
     await running.settled()
