@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -46,13 +47,13 @@ class HeadWatch:
         self._bytes = 0
         self._tail = b""
 
-    def take(self, data: bytes, now: float) -> int:
-        """Count `data`; the size of the head so far. `now` in monotonic seconds."""
+    def take(self, data: bytes, now: Callable[[], float]) -> int:
+        """Count `data`; the size of the head so far. `now()` in monotonic seconds."""
         seen = self._tail + data if self._tail else data
         end = seen.find(HEAD_END)
         if end < 0:
             if self.began_at is None:
-                self.began_at = now
+                self.began_at = now()
             self._bytes += len(data)
             self._tail = seen[-3:]
             return self._bytes

@@ -68,7 +68,7 @@ class ClientConnection(RequestHandler):
         if self._refused:
             return
         if self._head.awaited:
-            size = self._head.take(data, self._time())
+            size = self._head.take(data, self._time)
             limit = self._listener.limits.max_header_bytes
             if size > limit:
                 self.refuse(431, "head_too_large", f"the head is larger than {limit} bytes")
@@ -91,7 +91,8 @@ class ClientConnection(RequestHandler):
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
         """aiohttp calls this when an answer has been written."""
-        if request.content.is_eof():
+        # A request that came ahead of the answer is queued, and its body may be on its way.
+        if request.content.is_eof() and not self._messages:
             self._head.next()
 
     def attach(self, exchange: Exchange | None) -> None:

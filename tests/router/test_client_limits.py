@@ -98,6 +98,19 @@ async def test_a_large_body_is_not_taken_for_a_head() -> None:
                 assert (await connection.read_response()).status == 200
 
 
+async def test_the_body_of_a_request_sent_ahead_is_not_taken_for_a_head() -> None:
+    async with sim_worker() as worker, running(worker.url, max_header_bytes=4096) as app:
+        body = b'{"text":"%b","sampling_params":{"max_new_tokens":1}}' % (b"x" * 100_000)
+        head = b"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(body)
+        async with await RawConnection.connect(app.port) as connection:
+            await connection.send(GET + head + body[:1000])
+            assert (await connection.read_response()).status == 200
+            for start in range(1000, len(body), 20_000):
+                await connection.send(body[start : start + 20_000])
+                await asyncio.sleep(0.01)
+            assert (await connection.read_response()).status == 200
+
+
 async def test_a_refused_body_that_is_still_sent_is_not_taken_for_a_head() -> None:
     async with running(max_header_bytes=4096, max_payload_size=1000) as app:
         async with await RawConnection.connect(app.port) as connection:
