@@ -169,8 +169,8 @@ class Balancer:
 
 @pytest.mark.timeout(60)
 async def test_a_rolling_restart_under_load_loses_no_request(processes: Processes):
-    settings = {"switches": ["--token-seconds=0.01"], "flags": ["--drain-secs=0.7"]}
-    async with fleet(processes, replicas=2, redis=True, **settings) as running:
+    switches, flags = ["--token-seconds=0.01"], ["--drain-secs=0.7"]
+    async with fleet(processes, switches=switches, flags=flags, replicas=2, redis=True) as running:
         balancer = Balancer(running.routers)
         watching = asyncio.create_task(balancer.watch())
         stopped = asyncio.Event()
