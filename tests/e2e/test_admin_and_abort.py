@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from router.app import App
-from tests.processes import free_port
+from tests.processes import Processes, RedisProcess, free_port
 from tests.running import InProcessWorker, Json, call, running, sim_worker, until
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
@@ -215,6 +215,28 @@ async def test_an_abort_by_the_clients_rid_works_before_the_first_byte() -> None
         await until(lambda: busy(one, other))
         answer = await call(app, "POST", "/abort_request", {"rid": "chosen"})
         assert answer.json == {"workers_told": 1}
+        assert b'"abort"' in await task
+
+
+@pytest.mark.redis
+async def test_an_abort_at_any_replica_reaches_the_worker(processes: Processes) -> None:
+    redis = await processes.start(RedisProcess())
+    shared = {"enable_request_tracking": True, "redis_url": redis.url}
+    async with (
+        two_workers(SLOW, **shared, router_id="one") as (app, one, other),
+        running(other.url, one.url, **shared, router_id="two") as replica,
+    ):
+        task = await start_stream(app)
+        await until(lambda: busy(one, other))
+        (worker,) = busy(one, other)
+        (record,) = worker.sim.records.list("/generate")
+        assert replica.tracker is not None
+        async with asyncio.timeout(5):
+            while not (await replica.tracker.get(record.rids)).records[0]:
+                await asyncio.sleep(0.02)
+        answer = await call(replica, "POST", "/abort_request", {"rid": record.rids[0]})
+        assert answer.json == {"workers_told": 1}
+        assert asked(worker, "/abort_request") == [{"rid": record.rids[0]}]
         assert b'"abort"' in await task
 
 

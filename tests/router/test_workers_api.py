@@ -337,3 +337,14 @@ async def test_legacy_calls_need_a_url(app: App, path: str) -> None:
         "Failed to deserialize query string: missing field `url`",
     )
     assert (await call(app, "GET", path)).status == 405
+
+
+async def test_names_stay_distinct_when_workers_come_and_go(app: App) -> None:
+    urls = [f"http://127.0.0.1:{port}" for port in (1, 2, 3, 4)]
+    ids = [await added(app, url, disable_health_check=True) for url in urls[:3]]
+    assert [m.worker.node_id for m in app.registry.members] == ["worker-0", "worker-1", "worker-2"]
+    await call(app, "DELETE", f"/workers/{ids[0]}")
+    await added(app, urls[3], disable_health_check=True)
+    names = [member.worker.node_id for member in app.registry.members]
+    assert names[:2] == ["worker-1", "worker-2"]
+    assert len(set(names)) == 3
