@@ -353,9 +353,7 @@ class Run:
             )
             if self.try_again(Failure(http_status=head.status, retry_after_seconds=asked)):
                 return None
-        self.head_at = self.shared.clock.now()
-        self.record.processing(head.status)
-        return self.shared.headers.response_head(
+        answer = self.shared.headers.response_head(
             head,
             framing,
             worker=worker,
@@ -363,6 +361,9 @@ class Run:
             http11=self.client_facts.http11,
             keep_alive=self.client_facts.keep_alive,
         )
+        self.head_at = self.shared.clock.now()  # not before: a head that is refused is retried
+        self.record.processing(head.status)
+        return answer
 
     def try_again(self, failure: Failure) -> bool:
         """Whether to make another attempt, and after which pause."""
