@@ -64,11 +64,7 @@ class Dispatcher:
         key = uuid7(self._clock.unix_us(arrived), self._random_bits)
         identity = request_identity(request.headers, self._id_headers, key)
         if identity.replaced is not None:
-            log.warning(
-                "request id %r is not acceptable; it is now %s",
-                identity.replaced[:200],
-                identity.request_id,
-            )
+            self._request_log.renamed(identity.replaced, identity.request_id)
         route = UNKNOWN_ROUTE
         try:
             path, _ = split_target(request.raw_path)

@@ -2,8 +2,8 @@
 
 Requests that complete are logged at level debug: at thousands a second their lines would cost more
 than the requests, and their traces say more. Others are logged as they deserve, up to a number of
-lines a second; what is above it is counted and said in one line, so that an outage does not fill
-the log. When a level is off, a line costs one comparison.
+lines a second; those above it are counted and said in one line, so that an outage does not fill the
+log. When a level is off, a line costs one comparison.
 """
 
 from __future__ import annotations
@@ -84,6 +84,11 @@ class RequestLog:
             },
         )
 
+    def renamed(self, given: str, request_id: str) -> None:
+        """A client's id could not be taken."""
+        if log.isEnabledFor(logging.WARNING) and self._room(logging.WARNING):
+            log.warning("request id %r is not acceptable; it is now %s", given[:200], request_id)
+
     def _room(self, level: int) -> bool:
         if level == logging.DEBUG:  # whoever asks for these wants them all
             return True
@@ -92,7 +97,7 @@ class RequestLog:
             self._second, self._lines = second, 0
             if self._left_out:
                 log.warning(
-                    "%d further requests did not complete and were not logged one by one",
+                    "%d further lines about requests were left out",
                     self._left_out,
                 )
                 self._left_out = 0

@@ -104,7 +104,7 @@ def test_a_flood_of_bad_ends_is_cut_and_its_rest_counted_in_one_line(
     caplog.clear()
     log.ended(trace("rejected"), 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "30 further requests did not complete and were not logged one by one",
+        "30 further lines about requests were left out",
         "request",
     ]
 
@@ -136,3 +136,15 @@ def test_what_the_router_answers_by_itself_is_for_debugging_but_for_wrong_keys(
     (record,) = caplog.records
     assert record.levelname == level
     assert record.fields["id"] == "r-2"  # type: ignore[attr-defined]
+
+
+def test_ids_that_are_not_taken_are_told_but_do_not_flood(
+    log: RequestLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(LINES_PER_SECOND * 2):
+        log.renamed("a/b\n" * 100, "minted")
+    assert len(caplog.records) == LINES_PER_SECOND
+    message = caplog.records[0].getMessage()
+    assert message.startswith("request id 'a/b\\na/b")
+    assert message.endswith("is not acceptable; it is now minted")
+    assert len(message) < 400
