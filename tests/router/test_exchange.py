@@ -147,6 +147,19 @@ async def test_a_refused_answer_sends_nothing_and_frees_the_worker():
     assert bench.wire.aborted
 
 
+async def test_a_head_that_must_not_be_passed_on_is_a_broken_answer_of_which_nothing_was_sent():
+    def refuse(_head: AnswerHead, _framing: Framing) -> bytes:
+        raise WorkerCut("conflicting lengths")
+
+    bench = Bench(on_head=refuse)
+    bench.begin()
+    bench.worker_says(HEAD + chunk(EVENT))
+    assert isinstance(bench.exchange.error, WorkerCut)
+    assert not bench.exchange.relayed
+    assert bench.client.sent == b""
+    assert bench.wire.aborted
+
+
 async def test_a_client_that_does_not_keep_up_stops_the_reading_and_lets_it_go_on():
     bench = Bench()
     bench.begin()
