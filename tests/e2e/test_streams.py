@@ -114,7 +114,8 @@ async def test_ttft_is_the_first_event_and_duration_the_last(shared: Fleet):
     trace = await shared.ended("times")
     ttft = msgspec.convert(trace["ttft_seconds"], float)
     duration = msgspec.convert(trace["duration_seconds"], float)
-    assert 0 < ttft < duration <= elapsed
+    # The client has its last byte a moment before the router has written down that it is done.
+    assert 0 < ttft < duration <= elapsed + 0.1
     assert duration - ttft >= 0.3  # the worker's pauses lie behind the first event
 
 
