@@ -55,7 +55,7 @@ from router.errors import (
     UpstreamError,
 )
 from router.fleet import Fleet
-from router.metrics import EndedRequest, Metrics
+from router.metrics import EndedRequest, Metrics, WorkerSeries
 from router.policies.base import Policy
 from router.policies.receipt import receipt
 from router.upstream.abort import Aborter
@@ -164,6 +164,7 @@ class Run:
         self.own_rid: str | None = None  # the engine's id of this request, where we chose it
         self.ticket: Ticket | None = None
         self.worker: Worker | None = None
+        self.series: WorkerSeries | None = None  # of the last worker, which may be gone by the end
         self.permit: Permit | None = None
         self.exchange: Exchange | None = None
         self.tried: list[Worker] = []
@@ -269,6 +270,7 @@ class Run:
         if permit is None:  # its breaker's last probe was taken between the two questions
             raise NoWorker(shared.fleet.why_none(now))
         self.worker, self.permit = worker, permit
+        self.series = series = shared.metrics.worker(worker)
         self.tried.append(worker)
         limit = shared.settings.receipt_candidates
         decision = receipt(
@@ -286,12 +288,12 @@ class Run:
             predicted_hit_rate=choice.predicted_hit_rate,
             now=now,
         )
-        shared.metrics.worker(worker).chose(shared.policy.name, choice.reason)
+        series.chose(shared.policy.name, choice.reason)
 
     async def attempt(self) -> Exchange:
         """One worker's answer, relayed; or why it was not."""
-        shared, worker = self.shared, self.worker
-        assert worker is not None
+        shared, worker, series = self.shared, self.worker, self.series
+        assert worker is not None and series is not None
         self.exchange = exchange = Exchange(
             self.incoming.client,
             self.client_facts,
@@ -300,7 +302,7 @@ class Run:
             arrived=self.incoming.arrived,
             now=shared.clock.now,
             on_head=self.head_received,
-            on_gap=shared.metrics.worker(worker).observe_gap,
+            on_gap=series.observe_gap,
         )
         if self.facts.engine_request_id is None:
             exchange.on_engine_id = self.record.known_as
@@ -411,7 +413,8 @@ class Run:
     def end_attempt(self, error: RouterError | None) -> None:
         """Give worker and permit back, and say how the attempt went. Harmless without one."""
         worker, permit, exchange = self.worker, self.permit, self.exchange
-        if worker is None or permit is None:
+        series = self.series
+        if worker is None or permit is None or series is None:
             return
         now = self.shared.clock.now()
         status = None
@@ -432,9 +435,7 @@ class Run:
         self.worker = self.permit = None
         trouble = self.attempt_trouble(error, status)
         duration = self.record.attempt_ended(now, status, trouble)
-        self.shared.metrics.worker(worker).attempt_ended(
-            status, None if trouble is None else trouble.type, duration
-        )
+        series.attempt_ended(status, None if trouble is None else trouble.type, duration)
 
     @staticmethod
     def attempt_trouble(error: RouterError | None, status: int | None) -> TraceError | None:
@@ -514,7 +515,7 @@ class Run:
                 error_type=None if trace.error is None else trace.error.type,
                 model=self.facts.model,
                 stream=self.facts.stream,
-                series=self.shared.metrics.worker(self.tried[-1]) if self.tried else None,
+                series=self.series,
                 queue_seconds=trace.queue_seconds,
                 overhead_seconds=None if self.sent_at is None else self.sent_at - arrived,
                 ttft_seconds=trace.ttft_seconds,
