@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -43,3 +47,25 @@ def test_the_package_holds_all_it_needs_and_no_more(tmp_path: Path) -> None:
         check=True,
     )
     assert run.stdout == "llm-trace-router 0.1.0\n"
+
+
+def test_what_is_imported_is_installed_with_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^A-Za-z0-9-]", line)[0] for line in project["dependencies"]}
+    distributions = packages_distributions()
+    imported: dict[str, Path] = {}
+    for package in ("router", "tracking"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names = [node.module]
+                else:
+                    continue
+                imported |= {name.partition(".")[0]: path for name in names}
+    foreign = set(imported) - sys.stdlib_module_names - {"router", "tracking"}
+    assert {"aiohttp", "redis", "msgspec", "prometheus_client"} <= foreign
+    for name in foreign:
+        offered = {distribution.replace("_", "-") for distribution in distributions[name]}
+        assert declared & offered, f"{imported[name]} imports {name}"
