@@ -27,6 +27,9 @@ async def test_either_replica_answers_for_both_and_says_the_same(processes: Proc
             assert one == await running.ended(f"shared-{number}", second)
             assert one["status"] == "completed"
         assert await traces(first) == await traces(second)
+        for router in running.routers:
+            with pytest.raises(aiohttp.ClientResponseError, match="404"):
+                await router.json("/v1/traces/nobody")
         ids = {"request_ids": ["shared-3", "unknown", "shared-1"]}
         batch = await second.json("/v1/traces/batch", method="POST", body=ids)
         assert [t["request_id"] for t in msgspec.convert(batch, list[Json])] == [
@@ -110,10 +113,3 @@ async def test_requests_of_a_killed_router_are_lost_within_ten_seconds_and_other
         assert (await running.ended("unharmed", survivor))["status"] == "cancelled"
         await processes.restart(doomed)
         assert (await running.trace("doomed-0", doomed))["status"] == "lost"
-
-
-async def test_an_id_nobody_used_is_a_404_that_names_it_everywhere(processes: Processes):
-    async with fleet(processes, workers=1, replicas=2, redis=True) as running:
-        for router in running.routers:
-            with pytest.raises(aiohttp.ClientResponseError, match="404"):
-                await router.json("/v1/traces/nobody")

@@ -65,7 +65,8 @@ class Script(Process):
         return [sys.executable, str(self._path)]
 
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(Path(__file__).parents[2])}
+        root = str(Path(__file__).parents[2])
+        return {"PYTHONPATH": root, "TRACE_ROUTER_DRAIN_SECS": "0"}
 
     async def is_ready(self) -> bool:
         return await answers(f"http://127.0.0.1:{self.port}/readiness")
