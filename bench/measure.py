@@ -96,7 +96,7 @@ def measure(target: Target, case: Case, seconds: float) -> Measurement:
             worker_ports.append(port := free_port())
             sizes = [str(n) for n in (port, case.events, case.interval_us, case.answer_bytes)]
             worker = start(f"worker-{number}", LOAD_CORE, [str(BUILD / "worker"), *sizes])
-            _wait(worker, _listens(port))
+            wait(worker, listens(port))
 
         redis = None
         redis_port = free_port()
@@ -106,7 +106,7 @@ def measure(target: Target, case: Case, seconds: float) -> Measurement:
                 raise RigError("redis-server is needed (Debian, Ubuntu: apt-get install redis)")
             listen = ["--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
             redis = start("redis", LOAD_CORE, [program, *listen])
-            _wait(redis, _listens(redis_port))
+            wait(redis, listens(redis_port))
 
         router = None
         ports = worker_ports
@@ -114,7 +114,7 @@ def measure(target: Target, case: Case, seconds: float) -> Measurement:
             redis_url = f"redis://127.0.0.1:{redis_port}"
             place = Place(free_port(), free_port(), tuple(worker_ports), redis_url, directory)
             router = start("target", TARGET_CORE, target.command(place))
-            _wait(router, _forwards(place.port, stock[:request_bytes]))
+            wait(router, forwards(place.port, stock[:request_bytes]))
             ports = [place.port]
 
         times = [str(case.warmup_seconds), str(seconds), str(case.stagger_ms)]
@@ -161,7 +161,8 @@ def _run(
     )
 
 
-def _wait(process: Pinned, ready: Callable[[], bool]) -> None:
+def wait(process: Pinned, ready: Callable[[], bool]) -> None:
+    """Until `ready`. Raises RigError when the process ends instead, or takes too long."""
     deadline = time.monotonic() + READY_SECONDS
     while not ready():
         if process.ended or time.monotonic() > deadline:
@@ -171,7 +172,9 @@ def _wait(process: Pinned, ready: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def _listens(port: int) -> Callable[[], bool]:
+def listens(port: int) -> Callable[[], bool]:
+    """Whether someone takes connections there."""
+
     def ready() -> bool:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -182,7 +185,7 @@ def _listens(port: int) -> Callable[[], bool]:
     return ready
 
 
-def _forwards(port: int, request: bytes) -> Callable[[], bool]:
+def forwards(port: int, request: bytes) -> Callable[[], bool]:
     """Whether the target answers a request of the case with what a worker said."""
     body = request.partition(b"\r\n\r\n")[2]
 
