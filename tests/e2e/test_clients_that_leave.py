@@ -12,7 +12,7 @@ from tests.processes import POLL_SECONDS
 from tests.raw_tcp import RawConnection
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
-FLEET = {"workers": 2, "flags": ["--max-concurrent-requests=400", "--queue-size=10"]}
+FLEET = {"workers": 2, "flags": ["--max-concurrent-requests=1000", "--queue-size=10"]}
 FREE_SECONDS = 1.0
 
 LEAVING = pytest.mark.parametrize("leaving", ["fin", "rst"])
@@ -33,9 +33,9 @@ async def ask(
     return client
 
 
-async def busy(running: Fleet, count: int = 1) -> None:
+async def busy(running: Fleet, count: int = 1, seconds: float = 5) -> None:
     """Until so many requests are at the workers."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(seconds):
         while True:
             states = [await worker.state() for worker in running.workers]
             if sum(msgspec.convert(state["active"], int) for state in states) == count:
@@ -133,19 +133,19 @@ async def test_a_client_that_sends_the_next_request_early_has_not_left(shared: F
 
 
 @pytest.mark.timeout(60)
-async def test_three_hundred_clients_that_all_vanish(shared: Fleet):
+async def test_a_thousand_clients_that_all_vanish(shared: Fleet):
     kinds = [
         body(sim="hang"),
         body(tokens=40, stream=True, sim="hang_after:after_events=3"),
-        body(tokens=40, stream=True, sim="drip:after_bytes=20,seconds=0.05"),
+        body(tokens=200, stream=True, sim="drip:after_bytes=20,seconds=0.05"),
     ]
     clients = await asyncio.gather(
         *(
             ask(shared, kinds[number % 3], f"vanish-{number}", receive_buffer=1 << 13)
-            for number in range(300)
+            for number in range(1000)
         )
     )
-    await busy(shared, 300)
+    await busy(shared, 1000, seconds=20)
     for number, client in enumerate(clients):
         leave(client, "rst" if number % 2 else "fin")
     for worker in shared.workers:
@@ -156,7 +156,7 @@ async def test_three_hundred_clients_that_all_vanish(shared: Fleet):
         for trace in await traces(shared.router)
         if str(trace["request_id"]).startswith("vanish-")
     ]
-    assert len(ended) == 300
+    assert len(ended) == 1000
     assert {trace["status"] for trace in ended} == {"cancelled"}
     for worker in shared.workers:
         assert await metric(shared.router, "smg_worker_cb_state", worker=worker.url) == 0
