@@ -27,10 +27,11 @@ from router.api.access import Access
 from router.api.admin import AdminApi
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher
+from router.api.forwarding import Forwarding, ForwardingSettings
 from router.api.gate import Gate
 from router.api.guard import ConnectionLimits
 from router.api.http import simple_handler
-from router.api.inference import STOPPED, Forwarding, ForwardingSettings
+from router.api.inference import STOPPED
 from router.api.metrics import MetricsApi
 from router.api.probes import ProbesApi
 from router.api.record import Recorder
@@ -108,6 +109,7 @@ class App:
                 rate_per_second=config.rate_limit_tokens_per_second,
             ),
             self.clock,
+            room=self.fleet.room if config.max_requests_per_worker else None,
         )
         worker_tls = worker_context(
             config.ca_cert_paths, config.client_cert_path, config.client_key_path
@@ -245,7 +247,7 @@ class App:
         await self.prober.start(self.fleet.workers)
         await self.prober.first_round(START_PROBE_SECONDS)
         self.tasks.spawn(self.watch.run(), "time limits")
-        self.tasks.spawn(self._sweep(), "idle connections")
+        self.tasks.spawn(self._sweep(), "sweep")
         if config.prometheus_port is not None:
             self.metrics_listener = Listener(simple_handler(MetricsApi(self.metrics).routes()))
             await self.metrics_listener.start(config.prometheus_host, config.prometheus_port)
@@ -264,6 +266,7 @@ class App:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.pools.close_idle(self.clock.now())
+            self.gate.look()
 
     async def stop(self, now: asyncio.Event) -> None:
         """Drain and end; each wait is cut short once `now` is set."""

@@ -1,7 +1,7 @@
 """The first code that sees a request: who is asking, for what, and under which id.
 
 Every answer leaves through here with its `X-Request-Id`, and every error in the OpenAI shape.
-Inference goes on to `Forwarding`; the router's own endpoints are looked up in a table.
+Inference goes on to `inference.forward`; the router's own endpoints are looked up in a table.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from aiohttp import web
 
 from router.api.access import Access
 from router.api.cors import Cors, lines
+from router.api.forwarding import Forwarding, Incoming
 from router.api.http import error_response, method_not_allowed
-from router.api.inference import Forwarding, Incoming
+from router.api.inference import forward
 from router.api.record import Opening
 from router.api.request_log import RequestLog
 from router.api.routing import Match, MethodNotAllowed, RouteTable, check_path, split_target
@@ -128,7 +129,8 @@ class Dispatcher:
             own += lines(self._cors.headers(request))
         assert isinstance(request.protocol, ClientConnection)
         target = request.raw_path
-        return await self._forwarding.forward(
+        return await forward(
+            self._forwarding,
             Incoming(
                 http=request,
                 client=request.protocol,
@@ -147,7 +149,7 @@ class Dispatcher:
                 ),
                 answer_headers=own.encode(),
                 arrived=arrived,
-            )
+            ),
         )
 
     def _count(

@@ -10,10 +10,11 @@ No context manager and no wrapping task: a request that need not wait pays for o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from router.clock import Clock
-from router.core.admission import Admission, AdmissionSettings
+from router.core.admission import Admission, AdmissionSettings, least
 from router.errors import QueueFull, QueueTimeout
 
 MIN_DELAY_SECONDS: Final = 0.001  # timers have a millisecond's resolution; do not spin below it
@@ -31,18 +32,26 @@ class Ticket:
 class Gate:
     """Lets requests in. With no limit set it keeps no count and costs next to nothing."""
 
-    def __init__(self, settings: AdmissionSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: AdmissionSettings,
+        clock: Clock,
+        room: Callable[[], int | None] | None = None,
+    ) -> None:
+        """`room()` says how many requests may be inside now for the workers' sake (None: any)."""
         self._settings = settings
         self._clock = clock
+        self._room = room
         self._core: Admission[asyncio.Future[None]] = Admission(settings, clock.now())
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0
-        self._open_ticket = Ticket(False) if self._core.off else None
+        self._open_ticket = Ticket(False) if self._core.off and room is None else None
 
     def try_enter(self, now: float) -> Ticket | None:
         """A ticket if there is room at once. `now` in monotonic seconds."""
         if self._open_ticket is not None:
             return self._open_ticket
+        self._measure()
         return Ticket(True) if self._core.enter(now) else None
 
     async def enter(self) -> Ticket:
@@ -76,15 +85,14 @@ class Gate:
             if self._core.waiting:
                 self._move_up()
 
-    def resize(self, limit: int | None) -> None:
-        """Let this many be inside from now on (None: no limit), for a fleet that changed.
+    def look(self) -> None:
+        """See who may come in by now. To be called now and then: workers change by themselves."""
+        if self._core.waiting:
+            self._move_up()
 
-        Only for a gate that has a limit: one without does not know who is inside.
-        """
-        if self._open_ticket is not None:
-            raise ValueError("this gate keeps no count")
-        self._core.resize(limit)
-        self._move_up()
+    def _measure(self) -> None:
+        if self._room is not None:
+            self._core.resize(least(self._settings.limit, self._room()))
 
     @property
     def counts(self) -> Admission[asyncio.Future[None]]:
@@ -103,6 +111,7 @@ class Gate:
         for turn in self._core.expire(now):
             if not turn.done():
                 turn.set_exception(self._timed_out(now))
+        self._measure()
         while admitted := self._core.admit(now):
             for turn in admitted:
                 if turn.done():  # cancelled, but not yet told so: its place is free again

@@ -11,29 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from random import Random
 from typing import Final
 
-import msgspec
 from aiohttp import HttpVersion11, web
 
 from router.api.body import read_body
-from router.api.gate import Gate, Ticket
+from router.api.forwarding import Forwarding, Incoming
+from router.api.gate import Ticket
 from router.api.http import error_response
-from router.api.record import Opening, Recorder, seconds, trace_error
-from router.api.relay import ClientFacts, Exchange, Framing, Limits
-from router.api.request_log import RequestLog
-from router.api.server import ClientConnection, Sent, reset
-from router.api.watch import Watch
-from router.clock import Clock
+from router.api.record import seconds
+from router.api.relay import ClientFacts, Exchange, Framing
+from router.api.server import Sent, reset
 from router.core.breaker import Permit, Verdict, verdict
 from router.core.facts import BadBody, RequestFacts, read_facts
-from router.core.headers import HeaderRules
+from router.core.outcome import answer_trouble, attempt_trouble, terminal_status, trace_error
 from router.core.retry import (
     Failure,
     GiveUp,
-    RetryBudget,
-    RetrySettings,
     Situation,
     next_move,
     parse_retry_after,
@@ -54,94 +48,21 @@ from router.errors import (
     TotalTimeout,
     UpstreamError,
 )
-from router.fleet import Fleet
-from router.metrics import EndedRequest, Metrics, WorkerSeries
-from router.policies.base import Policy
+from router.metrics import EndedRequest, WorkerSeries
 from router.policies.receipt import receipt
-from router.upstream.abort import Aborter
 from router.upstream.connection import AnswerHead
-from router.upstream.pools import Pools
-from tracking.trace import Status, TraceError
+from tracking.trace import Status
 
 log = logging.getLogger("router.forwarding")
 
 STOPPED: Final = "the router was stopped before the answer was whole"
-REJECTIONS: Final = frozenset(
-    {"no_worker", "queue_full", "queue_timeout", "bad_request", "too_large"}
-)
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
 SLOW_CLIENT_CLOSE_SECONDS = 30.0  # a broken answer's rest is offered this long, then reset
 
 
-class Incoming(msgspec.Struct, frozen=True):
-    """A request to forward, as the dispatcher hands it over.
-
-    `label` is the route's name in metrics; `generates` says that repeating it is harmless.
-    """
-
-    http: web.BaseRequest
-    client: ClientConnection
-    target: str  # path and query, as sent
-    path: str
-    label: str
-    generates: bool
-    opening: Opening
-    answer_headers: bytes  # our own header lines for every answer to this request
-    arrived: float
-
-
-class ForwardingSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`receipt_candidates` counts the workers not chosen, None is all of them."""
-
-    max_payload_bytes: int
-    receipt_candidates: int | None
-    limits: Limits
-    sse_error_frames: bool
-    inject_rid: bool
-    retry: RetrySettings
-
-
-class Forwarding:
-    """Sends requests to workers. One for the whole router; what requests share is here."""
-
-    def __init__(
-        self,
-        *,
-        settings: ForwardingSettings,
-        fleet: Fleet,
-        policy: Policy,
-        recorder: Recorder,
-        pools: Pools,
-        gate: Gate,
-        budget: RetryBudget,
-        headers: HeaderRules,
-        metrics: Metrics,
-        watch: Watch,
-        aborter: Aborter,
-        request_log: RequestLog,
-        clock: Clock,
-        random: Random,
-    ) -> None:
-        self.settings = settings
-        self.fleet = fleet
-        self.policy = policy
-        self.recorder = recorder
-        self.pools = pools
-        self.gate = gate
-        self.budget = budget
-        self.headers = headers
-        self.metrics = metrics
-        self.watch = watch
-        self.aborter = aborter
-        self.request_log = request_log
-        self.clock = clock
-        self.random = random
-        self.open_requests = 0
-        self.stopping = False  # from now on requests end because the router does
-
-    async def forward(self, incoming: Incoming) -> web.StreamResponse:
-        """The answer, or what stands for one that has been sent. Ends in exactly one trace."""
-        return await Run(self, incoming).run()
+async def forward(shared: Forwarding, incoming: Incoming) -> web.StreamResponse:
+    """The answer, or what stands for one that has been sent. Ends in exactly one trace."""
+    return await Run(shared, incoming).run()
 
 
 class Run:
@@ -433,17 +354,9 @@ class Run:
         if error is not None and error.outcome == "connect":
             worker.health.connect_failed(error.message)
         self.worker = self.permit = None
-        trouble = self.attempt_trouble(error, status)
+        trouble = attempt_trouble(error, status)
         duration = self.record.attempt_ended(now, status, trouble)
         series.attempt_ended(status, None if trouble is None else trouble.type, duration)
-
-    @staticmethod
-    def attempt_trouble(error: RouterError | None, status: int | None) -> TraceError | None:
-        if error is not None:
-            return trace_error(error)
-        if status is not None and status >= 400:
-            return TraceError(message=f"the worker answered {status}", type="worker_status")
-        return None
 
     def finish(self, error: RouterError | None) -> None:
         """The one terminal status."""
@@ -457,12 +370,12 @@ class Run:
             answer = exchange.scanner.finish()
             self.record.answered(answer, exchange.first_byte_at)
             if error is None:
-                trouble = self.answer_trouble(answer, http_status)
+                trouble = answer_trouble(answer, http_status)
         elif isinstance(error, ClientGone):
             http_status = None
         if isinstance(error, ABORTING) and exchange is not None:
             self.abort(exchange)
-        status = self.terminal_status(error, trouble)
+        status = terminal_status(error, trouble, tried=bool(self.tried))
         self.record.ended(status, now, http_status=http_status, error=trouble)
         self.count(status, now, http_status, error, answer)
         shared.request_log.ended(self.record.live.trace, len(self.tried))
@@ -477,22 +390,6 @@ class Run:
             rid = exchange.scanner.engine_request_id
         if rid is not None and self.tried[-1].engine == "sglang":
             self.shared.aborter.abort(self.tried[-1], rid)
-
-    @staticmethod
-    def answer_trouble(answer: AnswerFacts, http_status: int) -> TraceError | None:
-        """Why an answer that was delivered whole is no success all the same."""
-        if http_status >= 400:
-            said = answer.error or f"the worker answered {http_status}"
-            return TraceError(message=said, type="worker_status")
-        aborted = answer.abort_message(http_status)
-        return None if aborted is None else TraceError(message=aborted, type="worker_abort")
-
-    def terminal_status(self, error: RouterError | None, trouble: TraceError | None) -> Status:
-        if isinstance(error, ClientGone):
-            return "cancelled"
-        if trouble is None:
-            return "completed"
-        return "rejected" if not self.tried and trouble.type in REJECTIONS else "failed"
 
     def count(
         self,

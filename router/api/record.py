@@ -16,7 +16,6 @@ from router.core.facts import RequestFacts
 from router.core.prefix import landmarks
 from router.core.usage import AnswerFacts
 from router.core.worker import Worker
-from router.errors import RouterError
 from tracking.lifecycle import LiveTrace
 from tracking.trace import (
     NO_NODE,
@@ -193,7 +192,3 @@ class Recorder:
 def seconds(duration: float) -> float:
     """Microsecond precision: more digits are noise and bytes."""
     return round(duration, 6)
-
-
-def trace_error(error: RouterError) -> TraceError:
-    return TraceError(message=error.message, type=error.outcome or "worker_cut")

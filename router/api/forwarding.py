@@ -1,0 +1,90 @@
+"""What all forwarded requests share, and what each is handed over with."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+from aiohttp import web
+
+from router.api.gate import Gate
+from router.api.record import Opening, Recorder
+from router.api.relay import Limits
+from router.api.request_log import RequestLog
+from router.api.server import ClientConnection
+from router.api.watch import Watch
+from router.clock import Clock
+from router.core.headers import HeaderRules
+from router.core.retry import RetryBudget, RetrySettings
+from router.fleet import Fleet
+from router.metrics import Metrics
+from router.policies.base import Policy
+from router.upstream.abort import Aborter
+from router.upstream.pools import Pools
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """A request to forward, as the dispatcher hands it over.
+
+    `label` is the route's name in metrics; `generates` says that repeating it is harmless.
+    """
+
+    http: web.BaseRequest
+    client: ClientConnection
+    target: str  # path and query, as sent
+    path: str
+    label: str
+    generates: bool
+    opening: Opening
+    answer_headers: bytes  # our own header lines for every answer to this request
+    arrived: float
+
+
+class ForwardingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`receipt_candidates` counts the workers not chosen, None is all of them."""
+
+    max_payload_bytes: int
+    receipt_candidates: int | None
+    limits: Limits
+    sse_error_frames: bool
+    inject_rid: bool
+    retry: RetrySettings
+
+
+class Forwarding:
+    """The parts that sending requests to workers takes. One for the whole router."""
+
+    def __init__(
+        self,
+        *,
+        settings: ForwardingSettings,
+        fleet: Fleet,
+        policy: Policy,
+        recorder: Recorder,
+        pools: Pools,
+        gate: Gate,
+        budget: RetryBudget,
+        headers: HeaderRules,
+        metrics: Metrics,
+        watch: Watch,
+        aborter: Aborter,
+        request_log: RequestLog,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self.settings = settings
+        self.fleet = fleet
+        self.policy = policy
+        self.recorder = recorder
+        self.pools = pools
+        self.gate = gate
+        self.budget = budget
+        self.headers = headers
+        self.metrics = metrics
+        self.watch = watch
+        self.aborter = aborter
+        self.request_log = request_log
+        self.clock = clock
+        self.random = random
+        self.open_requests = 0
+        self.stopping = False  # from now on requests end because the router does
