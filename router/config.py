@@ -347,7 +347,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Flag(ADMISSION, "Most requests running at once; -1 or 0 for no limit."),
     ] = -1
     max_requests_per_worker: Annotated[
-        AtLeast0, Flag(ADMISSION, "Most requests of this router at one worker; 0 for no limit.")
+        AtLeast0,
+        Flag(
+            ADMISSION,
+            "Most requests of this router at one worker; 0 for no limit. Where all workers are "
+            "full, more wait for a place.",
+        ),
     ] = 0
     queue_size: Annotated[
         AtLeast0,

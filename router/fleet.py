@@ -35,6 +35,24 @@ class Fleet:
         """Is there a worker to go to that was not tried yet?"""
         return any(worker.available(now) and worker not in tried for worker in self._workers)
 
+    def room(self) -> int | None:
+        """How many requests may run at all workers together; None where no number can be said.
+
+        Who runs at a worker that takes no more is counted in, as such a request is inside still.
+        Without a worker in use there is nothing to wait for: who comes is told so at once.
+        """
+        places = 0
+        in_use = False
+        for worker in self._workers:
+            if worker.max_in_flight is None:
+                return None
+            if worker.in_use:
+                in_use = True
+                places += worker.max_in_flight
+            else:
+                places += worker.in_flight
+        return places if in_use else None
+
     def why_none(self, now: float) -> str:
         """Why there are no candidates, for the client."""
         if not self._workers:

@@ -33,6 +33,18 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout_seconds: float = 60.0
     rate_per_second: float | None = None
 
+    @property
+    def limit(self) -> int | None:
+        """How many may be inside at once; None is no limit."""
+        return self.max_concurrent if self.max_concurrent > 0 else None
+
+
+def least(one: int | None, other: int | None) -> int | None:
+    """The stricter of two limits, of which None is none."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
 
 class Admission(Generic[WaiterT]):
     """The door. Counters only grow: `admitted`, `turned_away`, `timed_out`, `abandoned`."""
@@ -53,7 +65,7 @@ class Admission(Generic[WaiterT]):
 
     def __init__(self, settings: AdmissionSettings, now: float) -> None:
         self._settings = settings
-        self._limit = settings.max_concurrent if settings.max_concurrent > 0 else None
+        self._limit = settings.limit
         self._burst = max(1.0, float(self._limit or settings.rate_per_second or 1))
         self._tokens = self._burst
         self._filled_at = now

@@ -160,6 +160,11 @@ class Worker:
     def full(self) -> bool:
         return self.max_in_flight is not None and self.in_flight >= self.max_in_flight
 
+    @property
+    def in_use(self) -> bool:
+        """Would it take requests if it were not full?"""
+        return self.healthy and not self._draining and self.breaker.state == "closed"
+
     def available(self, now: float) -> bool:
         """May a request be sent there? Every question but the breaker's is in `ready`."""
         return self.ready or (
@@ -232,9 +237,7 @@ class Worker:
             listener(self, change)
 
     def _refresh(self) -> None:
-        self.ready = (
-            self.healthy and not self._draining and not self.full and self.breaker.state == "closed"
-        )
+        self.ready = self.in_use and not self.full
 
     def __repr__(self) -> str:
         state = "draining" if self._draining else self.health.state

@@ -160,18 +160,35 @@ async def test_who_is_cancelled_just_as_the_deadline_comes_leaves_no_trace() -> 
     assert nothing_left(one)
 
 
-async def test_a_larger_limit_lets_those_in_who_wait() -> None:
-    one = gate(max_concurrent=1)
+async def test_workers_that_have_room_again_let_those_in_who_wait() -> None:
+    room: list[int | None] = [1]
+    one = Gate(AdmissionSettings(), Clock(), room=lambda: room[0])
     tickets = [enter(one)]
-    waiting = [asyncio.create_task(one.enter()) for _ in range(2)]
+    waiting = [asyncio.create_task(one.enter()) for _ in range(4)]
     await settle()
-    one.resize(3)
+    assert one.counts.waiting == 4
+    room[0] = 3
+    one.look()
+    await settle()
+    assert (one.counts.active, one.counts.waiting) == (3, 2)
+    room[0] = None
+    one.look()
     tickets += await asyncio.gather(*waiting)
     for ticket in tickets:
         one.leave(ticket)
     assert nothing_left(one)
-    with pytest.raises(ValueError, match="keeps no count"):
-        gate().resize(5)
+
+
+async def test_the_stricter_of_workers_room_and_limit_holds() -> None:
+    room: list[int | None] = [5]
+    one = Gate(AdmissionSettings(max_concurrent=2), Clock(), room=lambda: room[0])
+    tickets = [enter(one), enter(one)]
+    assert one.try_enter(one._clock.now()) is None
+    room[0] = None
+    assert one.try_enter(one._clock.now()) is None
+    one.leave(tickets.pop())
+    room[0] = 1
+    assert one.try_enter(one._clock.now()) is None
 
 
 STEPS = st.lists(st.sampled_from(["arrive", "leave", "cancel", "yield", "pass_time"]), max_size=60)
@@ -204,7 +221,7 @@ def test_cancelled_at_any_point_no_place_is_lost_and_no_wake_up_either(steps, ra
                     seed.choice(tasks).cancel()
                 case "pass_time":
                     clock.time += 1
-                    one.resize(2)
+                    one.look()
                 case "yield":
                     await settle()
             assert one.counts.active <= 2
@@ -213,7 +230,7 @@ def test_cancelled_at_any_point_no_place_is_lost_and_no_wake_up_either(steps, ra
             while inside:
                 one.leave(inside.popleft())
             clock.time += 0.5
-            one.resize(2)  # also looks who may come in by now
+            one.look()  # also looks who may come in by now
         await settle()
         while inside:
             one.leave(inside.popleft())
