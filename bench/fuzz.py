@@ -108,10 +108,12 @@ class Fuzz:
         world.begin(pieces(data, random), ending)
         client = Client(world)
         client.send(request)
-        await world.quiet()
-        leaves = random.random() < 0.1
+        leaves = random.random() < 0.2
         if leaves:
+            for _ in range(random.randrange(12)):
+                await asyncio.sleep(0)
             client.leave()
+        await world.quiet()
         while world.app.forwarding.open_requests:
             world.app.watch.end_all(IdleTimeout("the worker was silent"))
             await asyncio.sleep(0)

@@ -249,8 +249,14 @@ class World(logging.Handler):
             "waiting": self.app.gate.counts.waiting,
             "watched exchanges": len(self.app.watch),
             "client connections": self.app.listener.connections,
+            "worker connections that nobody holds": self._unheld(),
         }
         return [f"{count} {what}" for what, count in held.items() if count]
+
+    def _unheld(self) -> int:
+        pools = self.app.forwarding.pools
+        held = {c for worker in self.app.fleet.workers for c in pools.of(worker)._idle}
+        return sum(not c.closed and c not in held for c in self.upstream)
 
     async def quiet(self, turns: int = 8) -> None:
         """Until nothing has happened for so many turns of the loop."""

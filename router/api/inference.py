@@ -229,6 +229,7 @@ class Run:
             exchange.on_engine_id = self.record.known_as
         pool = shared.pools.of(worker)
         shared.watch.add(exchange)
+        connection = None
         try:
             # What must not be repeated never goes onto a connection that may just be closing.
             connection = pool.take_idle(shared.clock.now()) if self.incoming.generates else None
@@ -251,12 +252,14 @@ class Run:
                 connection = await pool.connect()
                 exchange.begin(connection, head, self.body)
                 await exchange.done
-            pool.give_back(connection, shared.clock.now())
         except UpstreamError as error:
             exchange.error = error
         finally:
             shared.watch.discard(exchange)
             exchange.abort()
+            # Also when the client left just as its answer ended: nobody else would close it.
+            if connection is not None:
+                pool.give_back(connection, shared.clock.now())
         return exchange
 
     def has_body(self) -> bool:
