@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bench.fuzz import fuzz
+from bench.fuzz_world import Client, World
 from router.api.inference import Run
 from router.api.relay import Exchange
 from router.errors import UpstreamError
@@ -34,3 +37,20 @@ async def test_the_fuzzer_finds_a_place_that_is_not_given_back(monkeypatch: pyte
     monkeypatch.setattr(Run, "end_attempt", lambda _run, _error: None)
     found = await fuzz(range(20), seed=7)
     assert any("in flight at workers" in finding.what for finding in found)
+
+
+async def test_a_client_that_leaves_at_any_turn_of_the_loop_leaves_nothing_behind():
+    request = b"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\n{}"
+    with World() as world:
+        left_open = 0
+        for turns in range(25):
+            world.begin([b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"], "silence")
+            client = Client(world)
+            client.send(request)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            client.leave()
+            await world.quiet()
+            assert world.leaks() == [], f"left after {turns} turns"
+            left_open += not all(connection.closed for connection in world.upstream)
+        assert left_open, "it never came to an answer"
