@@ -121,6 +121,7 @@ class Run:
                 shared.gate.leave(self.ticket)
             shared.open_requests -= 1
             self.finish(error)
+            self.exchange = None  # it knows us, too: a circle that only the collector would free
 
     def why_cancelled(self) -> RouterError:
         return RouterStopped(STOPPED) if self.shared.stopping else ClientGone("the client left")

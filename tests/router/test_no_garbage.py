@@ -1,0 +1,35 @@
+"""A request is freed when it ends: none waits in memory for the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+from bench.fuzz_world import Client, World
+from router.api.inference import Run
+
+
+async def test_a_request_is_gone_when_it_has_ended(monkeypatch):
+    runs: list[weakref.ref[Run]] = []
+    began = Run.run
+
+    async def run(self: Run):
+        runs.append(weakref.ref(self))
+        return await began(self)
+
+    monkeypatch.setattr(Run, "run", run)
+    with World() as world:
+        world.begin([b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"], "silence")
+        client = Client(world)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                client.send(b"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\n{}")
+                await world.quiet()
+        finally:
+            gc.enable()
+        assert len(runs) == 3
+        assert [ref() for ref in runs[:2]] == [None, None]  # aiohttp keeps the last for a while
+        client.leave()
+        await world.quiet()
