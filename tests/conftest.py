@@ -16,3 +16,13 @@ def nothing_of_ours_blocks_the_loop() -> Iterator[BlockBuster]:
             if name.startswith(("os.", "io.", "builtins.")):
                 function.deactivate()
         yield found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test of several real processes gets a second try, which the summary shows as a rerun.
+
+    Where they share two cores with whatever else runs, a deadline can pass for no fault of ours.
+    """
+    for item in items:
+        if item.get_closest_marker("e2e") is not None:
+            item.add_marker(pytest.mark.flaky(reruns=1))
