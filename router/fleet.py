@@ -53,7 +53,7 @@ class Fleet:
                 places += worker.in_flight
         return places if in_use else None
 
-    def why_none(self, now: float) -> str:
+    def why_none(self) -> str:
         """Why there are no candidates, for the client."""
         if not self._workers:
             return "No available workers: none is registered"

@@ -10,7 +10,6 @@ awaiting: when a client leaves, this coroutine is cancelled at whatever it await
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final
 
 from aiohttp import HttpVersion11, web
@@ -52,8 +51,6 @@ from router.metrics import EndedRequest, WorkerSeries
 from router.policies.receipt import receipt
 from router.upstream.connection import AnswerHead
 from tracking.trace import Status
-
-log = logging.getLogger("router.forwarding")
 
 STOPPED: Final = "the router was stopped before the answer was whole"
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
@@ -184,13 +181,13 @@ class Run:
         now = shared.clock.now()
         candidates = shared.fleet.candidates(now, self.tried)
         if not candidates:
-            raise NoWorker(shared.fleet.why_none(now))
+            raise NoWorker(shared.fleet.why_none())
         choice = shared.policy.choose(self.facts, candidates, now)
         worker = choice.worker
         queue_size = worker.in_flight
         permit = worker.begin(now)
         if permit is None:  # its breaker's last probe was taken between the two questions
-            raise NoWorker(shared.fleet.why_none(now))
+            raise NoWorker(shared.fleet.why_none())
         self.worker, self.permit = worker, permit
         self.series = series = shared.metrics.worker(worker)
         self.tried.append(worker)
@@ -342,17 +339,10 @@ class Run:
         if worker is None or permit is None or series is None:
             return
         now = self.shared.clock.now()
-        status = None
-        said: Verdict | None
-        if exchange is not None:
-            exchange.abort()
-            head = exchange.head or exchange.refused
-            status = None if head is None else head.status
-        if isinstance(error, ClientGone | RouterStopped):
-            said = None
-        elif error is None and status is None:
-            said = None
-        else:
+        head = None if exchange is None else exchange.head or exchange.refused
+        status = None if head is None else head.status
+        said: Verdict | None = None
+        if not isinstance(error, ClientGone | RouterStopped) and (error or head) is not None:
             said = verdict(status, error)
         worker.end(permit, said, now)
         if error is not None and error.outcome == "connect":

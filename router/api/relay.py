@@ -96,11 +96,10 @@ class Exchange:
         "_on_gap",
         "_on_head",
         "_out",
-        "_paused_since",
+        "_paused",
         "_readable",
         "_unread",
         "arrived",
-        "body_bytes",
         "done",
         "error",
         "first_byte_at",
@@ -133,7 +132,7 @@ class Exchange:
         self._on_gap = on_gap
         self._connection: UpstreamConnection | None = None
         self._framing: Framing | None = None
-        self._paused_since: float | None = None
+        self._paused = False
         self._readable = True
         self._out: list[bytes] = []
         self._unread = b""
@@ -143,7 +142,6 @@ class Exchange:
         self.sent_at = math.inf
         self.first_byte_at: float | None = None
         self.last_byte_at = 0.0
-        self.body_bytes = 0
         self.head: AnswerHead | None = None
         self.refused: AnswerHead | None = None
         self.error: RouterError | None = None
@@ -218,7 +216,6 @@ class Exchange:
 
     def _look_at(self, payload: bytes) -> None:
         now = self._now()
-        self.body_bytes += len(payload)
         events = self.scanner.feed(payload, now) if self._readable else 0
         if self.first_byte_at is None:
             self.first_byte_at = now
@@ -249,12 +246,12 @@ class Exchange:
     def pause(self) -> None:
         """The client does not keep up: read no more from the worker."""
         if self._connection is not None:
-            self._paused_since = self._now()
+            self._paused = True
             self._connection.pause()
 
     def resume(self) -> None:
         if self._connection is not None:
-            self._paused_since = None
+            self._paused = False
             self.last_byte_at = self._now()  # silence while we did not listen is not the worker's
             self._connection.resume()
 
@@ -282,7 +279,7 @@ class Exchange:
             limit = limits.first_byte_seconds
             if limit is not None and now - self.sent_at > limit:
                 error = FirstByteTimeout(f"worker {self.url} did not answer within {limit:g} s")
-        elif self._paused_since is None:
+        elif not self._paused:
             limit = limits.idle_seconds
             if limit is not None and now - self.last_byte_at > limit:
                 error = IdleTimeout(f"worker {self.url} was silent for {limit:g} s")

@@ -1,11 +1,10 @@
-"""The connection pools of all workers, and one place that asks a worker for a connection."""
+"""The connection pools of all workers."""
 
 from __future__ import annotations
 
 import ssl
 
 from router.core.worker import Worker
-from router.upstream.connection import UpstreamConnection
 from router.upstream.pool import ConnectionPool
 
 
@@ -36,11 +35,6 @@ class Pools:
                 keepalive_seconds=self._keepalive,
             )
         return pool
-
-    async def connection(self, worker: Worker, now: float) -> UpstreamConnection:
-        """An idle connection if there is a good one, else a new one. Raises ConnectFailed."""
-        pool = self.of(worker)
-        return pool.take_idle(now) or await pool.connect()
 
     def forget(self, worker: Worker) -> None:
         """The worker was removed: close its idle connections."""
