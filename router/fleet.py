@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from router.core.shared_load import SharedLoad
 from router.core.worker import Worker
 
 
 class Fleet:
-    """The registered workers, in the order they were registered."""
+    """The registered workers, in the order they were registered.
+
+    `others` is what other replicas have there, and how old that knowledge is.
+    """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = list(workers)
+        self.others = SharedLoad()
         self.draining = False
 
     @property

@@ -86,6 +86,7 @@ class Run:
         self.permit: Permit | None = None
         self.exchange: Exchange | None = None
         self.tried: list[Worker] = []
+        self.queued_tokens = 0  # at the worker, until its first byte
         self.pause_seconds = 0.0  # before the next attempt
         self.sent_at: float | None = None
         self.head_at: float | None = None
@@ -184,7 +185,7 @@ class Run:
             raise NoWorker(shared.fleet.why_none())
         choice = shared.policy.choose(self.facts, candidates, now)
         worker = choice.worker
-        queue_size = worker.in_flight
+        queue_size = worker.load
         permit = worker.begin(now)
         if permit is None:  # its breaker's last probe was taken between the two questions
             raise NoWorker(shared.fleet.why_none())
@@ -198,7 +199,11 @@ class Run:
             policy=shared.policy.name,
             decision_seconds=seconds(shared.clock.now() - now),
             limit=None if limit is None else limit + 1,
+            load_age_seconds=seconds(shared.fleet.others.age_seconds(now)),
+            quality=shared.fleet.others.quality(now),
         )
+        self.queued_tokens = self.facts.input_tokens - (choice.predicted_cached_tokens or 0)
+        worker.queue(self.queued_tokens)
         self.record.routed(
             worker,
             decision,
@@ -223,6 +228,7 @@ class Run:
             on_head=self.head_received,
             on_gap=series.observe_gap,
         )
+        exchange.on_first_byte = self.prefilled
         if self.facts.engine_request_id is None:
             exchange.on_engine_id = self.record.known_as
         pool = shared.pools.of(worker)
@@ -259,6 +265,12 @@ class Run:
             if connection is not None:
                 pool.give_back(connection, shared.clock.now())
         return exchange
+
+    def prefilled(self) -> None:
+        """The worker has gone through the input. Harmless when it had before."""
+        if self.worker is not None:
+            self.worker.prefilled(self.queued_tokens)
+        self.queued_tokens = 0
 
     def has_body(self) -> bool:
         headers = self.incoming.http.headers
@@ -344,6 +356,7 @@ class Run:
         said: Verdict | None = None
         if not isinstance(error, ClientGone | RouterStopped) and (error or head) is not None:
             said = verdict(status, error)
+        self.prefilled()
         worker.end(permit, said, now)
         if error is not None and error.outcome == "connect":
             worker.health.connect_failed(error.message)

@@ -106,6 +106,7 @@ class Exchange:
         "head",
         "last_byte_at",
         "on_engine_id",
+        "on_first_byte",
         "refused",
         "scanner",
         "sent_at",
@@ -146,6 +147,7 @@ class Exchange:
         self.refused: AnswerHead | None = None
         self.error: RouterError | None = None
         self.on_engine_id: Callable[[str], None] | None = None  # told once, soon after it is known
+        self.on_first_byte: Callable[[], None] | None = None  # of the body
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(self, connection: UpstreamConnection, head: bytes, body: bytes) -> None:
@@ -219,6 +221,8 @@ class Exchange:
         events = self.scanner.feed(payload, now) if self._readable else 0
         if self.first_byte_at is None:
             self.first_byte_at = now
+            if self.on_first_byte is not None:
+                self.on_first_byte()
         elif events:
             self._on_gap(now - self.last_byte_at, events)
         self.last_byte_at = now

@@ -46,7 +46,7 @@ class NewWorker(Changes, kw_only=True):
 
 
 class WorkerInfo(msgspec.Struct, omit_defaults=True):
-    """A worker as `/workers` shows it. `load` counts this replica's requests in flight."""
+    """A worker as `/workers` shows it. `load` counts all replicas' requests in flight."""
 
     id: str
     url: str
@@ -242,7 +242,7 @@ def info(member: Member) -> WorkerInfo:
         cost=member.cost,
         worker_type="regular",
         is_healthy=member.joined and worker.healthy,
-        load=worker.in_flight,
+        load=worker.load,
         connection_mode="HTTP",
         metadata=member.labels,
         disable_health_check=not worker.health.enabled,

@@ -1,4 +1,4 @@
-"""A worker as the router sees it: who it is, what this replica has in flight there, may it be used.
+"""A worker as the router sees it: who it is, what is in flight there, may it be used.
 
 Whether it may be used is composed of small questions: healthy, not draining, not full, and let
 through by its breaker. The answer is needed of every worker for every request, so it is kept
@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
+
+from xxhash import xxh3_64_intdigest
 
 from router.core.breaker import Breaker, BreakerSettings, Permit, Verdict
 from router.core.health import Health, HealthSettings
@@ -79,6 +81,11 @@ class Change(NamedTuple):
 class Worker:
     """One worker. `in_flight` and `processed` count this replica's requests.
 
+    `load` and `queued_tokens` are those of all replicas: our own are exact, the others' as last
+    heard (`core/shared_load.py`). Queued are the input tokens, as far as we expect them not to be
+    cached, of requests that have not had a first byte yet. `digest` names the worker in what
+    replicas tell each other: it is made from the URL alone.
+
     Without `health` and `breaker` it is healthy and never tripped. `max_in_flight` is the most
     requests this replica may have there (None: no limit).
     """
@@ -86,6 +93,7 @@ class Worker:
     __slots__ = (
         "api_key",
         "breaker",
+        "digest",
         "engine",
         "head_lines",
         "health",
@@ -96,6 +104,9 @@ class Worker:
         "model_id",
         "model_ids",
         "node_id",
+        "others_in_flight",
+        "others_queued_tokens",
+        "own_queued_tokens",
         "port",
         "processed",
         "ready",
@@ -116,6 +127,7 @@ class Worker:
     ) -> None:
         parts = _split(url)
         self.url = normalise_worker_url(url)
+        self.digest = xxh3_64_intdigest(self.url.rstrip("/").encode())
         self.node_id = node_id
         self.tls = parts.scheme == "https"
         self.host = parts.hostname or ""
@@ -125,6 +137,9 @@ class Worker:
         self.model_ids: tuple[str, ...] = ()
         self.engine: str | None = None
         self.in_flight = 0
+        self.others_in_flight = 0
+        self.own_queued_tokens = 0
+        self.others_queued_tokens = 0
         self.processed = 0
         self.max_in_flight = max_in_flight
         self.listeners: list[Callable[[Worker, Change], None]] = []
@@ -177,6 +192,31 @@ class Worker:
             self._draining = draining
             before, after = ("serving", "draining") if draining else ("draining", "serving")
             self._changed(Change("draining", before, after, "asked for"))
+
+    # -- how much is there? ----------------------------------------------------------------
+
+    @property
+    def load(self) -> int:
+        """Requests in flight here, of all replicas."""
+        return self.in_flight + self.others_in_flight
+
+    @property
+    def queued_tokens(self) -> int:
+        """Uncached input tokens, of all replicas, that wait for their prefill here."""
+        return self.own_queued_tokens + self.others_queued_tokens
+
+    def heard(self, in_flight: int, queued_tokens: int) -> None:
+        """What the other replicas have here, together."""
+        self.others_in_flight = in_flight
+        self.others_queued_tokens = queued_tokens
+
+    def queue(self, tokens: int) -> None:
+        """A request was sent here whose prefill we expect to take so many tokens."""
+        self.own_queued_tokens += tokens
+
+    def prefilled(self, tokens: int) -> None:
+        """The request that `queue` counted has had its first byte, or has ended."""
+        self.own_queued_tokens -= tokens
 
     # -- the life of one attempt -----------------------------------------------------------
 

@@ -88,8 +88,14 @@ def policy(name: str) -> Callable[[type[P]], type[P]]:
 
 
 def loads(candidates: Sequence[Worker]) -> list[int]:
-    """Requests in flight at each candidate. Every policy reads load here and nowhere else."""
-    return [worker.in_flight for worker in candidates]
+    """Requests in flight at each candidate, of all replicas. Every policy reads load here and
+    nowhere else."""
+    return [worker.in_flight + worker.others_in_flight for worker in candidates]
+
+
+def queued_tokens(candidates: Sequence[Worker]) -> list[int]:
+    """Uncached input tokens waiting for their prefill at each candidate, of all replicas."""
+    return [worker.own_queued_tokens + worker.others_queued_tokens for worker in candidates]
 
 
 def least(values: Column, random: Random) -> int:
