@@ -232,12 +232,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         RedisUrl | None,
         Flag(
             TRACKING,
-            "Redis or Valkey that holds the traces of all replicas: redis://, rediss:// or "
-            "unix://. Without it a private store is started, seen by this router only.",
+            "Redis or Valkey that holds the traces of all replicas: one server, Sentinel or a "
+            "cluster, with TLS (rediss) or without; see redis.md. Without it a private store is "
+            "started, seen by this router only.",
             file_twin=True,
             secret=True,
             env="REDIS_URL",
-            allowed="redis://HOST:PORT/DB, rediss://... or unix:///PATH",
+            allowed="redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,.../MASTER, "
+            "redis+cluster://HOST:PORT,..., the same with rediss, or unix:///PATH",
         ),
     ] = None
     fleet: Annotated[
@@ -485,5 +487,5 @@ def masked(secret: object) -> str:
     """A secret as it may be shown: of a URL all but its password, else nothing."""
     if isinstance(secret, str) and "://" in secret:
         hidden = re.sub(r"://([^:@/]*):?.*@", r"://\1:***@", secret)
-        return re.sub(r"([?&]password=)[^&#]*", r"\1***", hidden)
+        return re.sub(r"([?&](?:sentinel_)?password=)[^&#]*", r"\1***", hidden)
     return "***"

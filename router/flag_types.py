@@ -25,7 +25,7 @@ HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$&'*+.^_`|~-]{1,128}\Z")
 PathPrefix = Annotated[str, Meta(pattern=r"^/[^\s?#]*\Z")]
 NodeId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}\Z")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
-RedisUrl = Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://.")]
+RedisUrl = Annotated[str, Meta(pattern=r"^(rediss?(\+(sentinel|cluster))?|unix)://.")]
 
 ApiKey = Annotated[str, Meta(pattern=r"^[\x21-\x7e]+\Z")]
 

@@ -13,12 +13,16 @@ from importlib import resources
 from typing import Final, Literal, cast
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.asyncio import Redis
+from redis.exceptions import (
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
+from tracking.connect import Client, close, connect
 from tracking.keys import SCHEMA, Keys, index_text
 from tracking.query import TraceQuery
 from tracking.record import Record
@@ -30,6 +34,9 @@ Argument = bytes | str | int
 
 SCAN_BUDGET: Final = 2000  # index members looked at for one page: 2 to 4 ms of the server
 SWEEP_BATCH: Final = 100
+MOST_CALLS: Final = 16  # at once; others wait for their turn within their time
+QUERY_SECONDS: Final = 1.0  # somebody waits; a store 200 ms away needs 0.6 for the first call
+BACKGROUND_SECONDS: Final = 2.0  # nobody waits: a store that is merely slow is not away
 ROUTER_LOST: Final = TraceError("the router that handled this request went away", "router_lost")
 
 _FLAGS: Final[Mapping[str, str]] = {
@@ -103,45 +110,41 @@ class TraceStore:
 
     `client` is any redis-py asyncio client (single server, Sentinel's, or cluster) that does not
     decode. `own` is used where the fleet has no settings yet. `call_timeout_seconds` bounds every
-    call, connecting included. `shebang` is for real servers; fakeredis cannot parse it.
+    call that somebody waits for, connecting included; writes and heartbeats have at least
+    `BACKGROUND_SECONDS`. `shebang` is for real servers; fakeredis cannot parse it.
     """
 
     def __init__(
         self,
-        client: Redis,
+        client: Client,
         fleet: str,
         own: Retention,
         *,
-        call_timeout_seconds: float = 0.5,
+        call_timeout_seconds: float = QUERY_SECONDS,
         shebang: bool = True,
     ) -> None:
         self._client = client
         self._keys = Keys(fleet)
         self._defaults = (own.max_entries, own.ttl_seconds)
-        self._timeout_seconds = call_timeout_seconds
+        self._query_seconds = call_timeout_seconds
+        self._background_seconds = max(call_timeout_seconds, BACKGROUND_SECONDS)
+        self._turns = asyncio.Semaphore(MOST_CALLS)
         self._scripts = {name: _Script(name, flags, shebang) for name, flags in _FLAGS.items()}
 
     @classmethod
     def from_url(
-        cls, url: str, fleet: str, own: Retention, *, call_timeout_seconds: float = 0.5
+        cls,
+        url: str,
+        fleet: str,
+        own: Retention,
+        *,
+        call_timeout_seconds: float = QUERY_SECONDS,
     ) -> TraceStore:
-        """A store at `redis://`, `rediss://` or `unix://`. Does not connect.
+        """A store at a URL of `tracking.connect`. Does not connect.
 
         Raises ValueError for another kind of URL.
         """
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=16,
-            timeout=call_timeout_seconds,
-            socket_timeout=call_timeout_seconds,
-            socket_connect_timeout=call_timeout_seconds,
-            decode_responses=False,
-            # A pooled connection may have died with the server of before: that is worth one more
-            # try. All else is for the callers, who know what waiting would cost.
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        )
-        client = Redis.from_pool(pool)
-        return cls(client, fleet, own, call_timeout_seconds=call_timeout_seconds)
+        return cls(connect(url), fleet, own, call_timeout_seconds=call_timeout_seconds)
 
     async def write(self, records: Sequence[Record]) -> int:
         """Write at most 100 records; those older than what is stored change nothing. How many
@@ -149,7 +152,7 @@ class TraceStore:
         arguments: list[Argument] = []
         for record in records:
             arguments += (record.key, record.stored(), record.tally)
-        accepted, _added = cast(list[int], await self._call("write", *arguments))
+        accepted, _added = cast(list[int], await self._background("write", *arguments))
         return accepted
 
     async def get(self, ids: Sequence[str]) -> list[Stored | None]:
@@ -218,7 +221,7 @@ class TraceStore:
         try:
             now, cap, ttl, server, known, fleet_schema, owners, names = cast(
                 tuple[bytes, int, int, bytes, int, int, list[bytes], list[bytes | None]],
-                await self._call(
+                await self._background(
                     "heartbeat", owner, int(lease_seconds * 1000), schema, "\n".join(urls)
                 ),
             )
@@ -244,7 +247,7 @@ class TraceStore:
     async def leave(self, owner: str) -> None:
         """End the lease of `owner`."""
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(self._query_seconds):
                 await self._client.delete(self._keys.replica(owner))
                 await self._client.zrem(self._keys.replicas, owner)
         except (RedisError, OSError, TimeoutError) as error:
@@ -254,7 +257,7 @@ class TraceStore:
         """Unfinished requests of dead replicas become `lost`, some at a time: how many did, and
         whether more are left."""
         error = msgspec.json.encode(ROUTER_LOST)
-        lost, more = cast(list[int], await self._call("sweep", SWEEP_BATCH, error))
+        lost, more = cast(list[int], await self._background("sweep", SWEEP_BATCH, error))
         return lost, bool(more)
 
     async def bind_nodes(self, owner: str, proposals: Sequence[tuple[str, str, bool]]) -> list[str]:
@@ -271,26 +274,44 @@ class TraceStore:
 
     async def close(self) -> None:
         try:
-            await self._client.aclose()
+            await close(self._client)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(str(error)) from error
 
     async def _call(self, name: str, *arguments: Argument) -> Reply:
+        return await self._run(self._query_seconds, name, *arguments)
+
+    async def _background(self, name: str, *arguments: Argument) -> Reply:
+        return await self._run(self._background_seconds, name, *arguments)
+
+    async def _run(self, seconds: float, name: str, *arguments: Argument) -> Reply:
         script = self._scripts[name]
         sent = (self._keys.all, *self._defaults, *arguments)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(seconds), self._turns:
                 try:
                     return cast(Reply, await self._client.evalsha(script.sha, 1, *sent))
                 except NoScriptError:
                     # The server was restarted or flushed. EVAL also works behind a cluster client.
                     return cast(Reply, await self._client.eval(script.source, 1, *sent))
+        except MovedError as error:
+            raise StoreUnavailable(
+                "this server is part of a cluster: its URL must begin with redis+cluster://"
+            ) from error
+        except ReadOnlyError as error:
+            await self._leave_the_replica()
+            raise StoreUnavailable("the server is a read-only replica") from error
         except ResponseError as error:
             if _Refused.is_ours(error):
                 raise _Refused(str(error)) from error
             raise StoreUnavailable(f"{name}: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(str(error) or type(error).__name__) from error
+
+    async def _leave_the_replica(self) -> None:
+        """Connections to a server that was the master once: its name may lead elsewhere by now."""
+        if isinstance(self._client, Redis):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
 
 
 class _Refused(Exception):

@@ -12,8 +12,9 @@ from uuid import uuid4
 
 import fakeredis
 import pytest
-from redis.asyncio import Redis
 
+from tests.tracking.servers import Cluster
+from tracking.connect import Client, close, connect
 from tracking.embedded import find_server
 from tracking.store import Retention, TraceStore
 
@@ -96,7 +97,7 @@ def own_server(tmp_path, programs) -> Iterator[Server]:
 class Backend:
     """One fleet on one server: stores with any settings, and a client that looks behind them."""
 
-    def __init__(self, client: Redis, *, shebang: bool) -> None:
+    def __init__(self, client: Client, *, shebang: bool) -> None:
         self.client = client
         self.fleet = f"t{uuid4().hex[:12]}"
         self._shebang = shebang
@@ -119,17 +120,37 @@ class Backend:
         return found
 
 
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory, programs) -> Iterator[Callable[[], Cluster]]:
+    """Six nodes, started once, when the first test asks."""
+    running: list[Cluster] = []
+
+    def get() -> Cluster:
+        if not running:
+            running.append(Cluster(programs["redis"](), tmp_path_factory.mktemp("cluster")))
+            running[0].start()
+        return running[0]
+
+    yield get
+    for cluster in running:
+        cluster.close()
+
+
 @pytest.fixture(
     params=[
         "fakeredis",
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("valkey", marks=pytest.mark.redis),
+        pytest.param("cluster", marks=[pytest.mark.redis, pytest.mark.slow]),
     ]
 )
-async def backend(request, shared_server) -> AsyncIterator[Backend]:
+async def backend(request, shared_server, shared_cluster) -> AsyncIterator[Backend]:
+    client: Client
     if request.param == "fakeredis":
-        client: Redis = fakeredis.FakeAsyncRedis()
+        client = fakeredis.FakeAsyncRedis()
+    elif request.param == "cluster":
+        client = connect(shared_cluster().url)
     else:
-        client = Redis.from_url(shared_server(request.param).url)
+        client = connect(shared_server(request.param).url)
     yield Backend(client, shebang=request.param != "fakeredis")
-    await client.aclose()
+    await close(client)

@@ -170,8 +170,9 @@ def test_a_variable_that_is_no_setting_is_warned_about() -> None:
         ("--idle-timeout-secs inf", "--idle-timeout-secs: expected a number above 0, got 'inf'"),
         ("--trace-ttl 0", "--trace-ttl: expected a whole number of at least 1, got '0'"),
         ("--log-format xml", "--log-format: expected one of json, text, got 'xml'"),
-        ("--redis-url http://x", "--redis-url: expected redis://HOST:PORT/DB, rediss://... or "
-         "unix:///PATH"),
+        ("--redis-url http://x", "--redis-url: expected redis://HOST:PORT/DB, "
+         "redis+sentinel://HOST:PORT,.../MASTER, redis+cluster://HOST:PORT,..., the same with "
+         "rediss, or unix:///PATH"),
         ("--forward-paths x", "--forward-paths: expected paths that begin with /, got 'x'"),
         ("--port-gpu-mapping {", "--port-gpu-mapping: expected a JSON object from ports to names "
          "of at most 64 letters, digits, '.', '_', ':' or '-', got '{'"),
@@ -285,7 +286,13 @@ def test_secrets_are_masked_wherever_settings_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://:s3c@ret@h:1", "redis://:s3/cret@h", "unix:///s?db=0&password=s3cret"]
+    "url",
+    [
+        "redis://:s3c@ret@h:1",
+        "redis://:s3/cret@h",
+        "unix:///s?db=0&password=s3cret",
+        "redis+sentinel://u:s3cret@a:1,b:2/m?sentinel_password=s3cret",
+    ],
 )
 def test_the_password_of_any_redis_url_is_masked(url: str) -> None:
     shown = effective(parse("--redis-url", url))
