@@ -211,7 +211,7 @@ class App:
         config = self.config
         access = Access(config.api_key, config.admin_keys)
         routes = [
-            *TracesApi(self.tracker).routes(),
+            *TracesApi(self.tracker, self.clock.unix_us).routes(),
             *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
             *WorkersApi(self.registry, registry_settings(config).health).routes(),
             *AdminApi(self.fleet, self.control, self.forwarding.policy, self.metrics).routes(),

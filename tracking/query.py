@@ -1,23 +1,48 @@
-"""A question to the list of traces: filters, limit, cursor. Parsing and checking only, no I/O.
+"""A question to the list of traces: filters, order, place, shape. Parsing and checking, no I/O.
 
-`PARAMETERS` declares each parameter once; parsing, messages and help follow from it.
+Each parameter is one field of `TraceQuery`: its type, and a `Parameter` with how its text is read,
+what is allowed, its help, and for a filter which records it lets through. Parsing, messages, docs,
+and the answers of store and router follow from it.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, get_args
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 
 import msgspec
 
-from tracking.trace import Status
+from tracking.filters import (
+    Test,
+    answered_with,
+    at_least,
+    broke_with,
+    cached,
+    chosen_for,
+    decode_facts,
+    id_begins_with,
+    lasted_at_most,
+    same,
+    same_in_index,
+)
+from tracking.trace import ErrorType, Status, Trace, TraceDetail, join_parts
 
-MAX_LIMIT = 1000
-DEFAULT_LIMIT = 100
+MAX_LIMIT: Final = 1000
+DEFAULT_LIMIT: Final = 100
 _MAX_VALUE = 256
 _MAX_SCORE = 2**53  # above, a score of Redis is not exact
+_SECOND_US = 1_000_000
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+Order = Literal["desc", "asc"]
+STATUSES: Final[tuple[str, ...]] = get_args(Status)
+ERROR_TYPES: Final[tuple[str, ...]] = get_args(ErrorType)
+DETAIL_FIELDS: Final = tuple(field.name for field in msgspec.structs.fields(TraceDetail))
+FIELDS: Final = tuple(field.name for field in msgspec.structs.fields(Trace)) + DETAIL_FIELDS
 
 
 class QueryError(ValueError):
@@ -28,26 +53,9 @@ class QueryError(ValueError):
         self.parameter = parameter
 
 
-class TraceQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of traces, newest first."""
+# --- how texts are read: each takes the text and the time (µs), and raises ValueError --------------
 
-    limit: int = DEFAULT_LIMIT
-    node_id: str | None = None
-    status: str | None = None
-    session_id: str | None = None
-    cursor: tuple[int, str] | None = None
-    detail: bool = False
-
-
-Value = int | str | bool | tuple[int, str]
-
-
-class Parameter(msgspec.Struct, frozen=True):
-    """One parameter of the list. `parse` raises ValueError for what is not `allowed`."""
-
-    parse: Callable[[str], Value]
-    allowed: str
-    help: str
+Parse = Callable[[str, int], object]
 
 
 def encode_cursor(arrived_us: int, key: str) -> str:
@@ -69,23 +77,54 @@ def decode_cursor(text: str) -> tuple[int, str]:
     return int(score), key
 
 
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 4):
-        raise ValueError
-    limit = int(text)
-    if not 1 <= limit <= MAX_LIMIT:
-        raise ValueError
-    return limit
+def parse_age(text: str) -> int:
+    """`15m` in microseconds. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    if found is None:
+        raise ValueError("not an age")
+    return int(found[1]) * _UNITS[found[2]] * _SECOND_US
 
 
-def _word(text: str) -> str:
+def _moment(text: str, now_us: int) -> int:
+    if "T" not in text:
+        # Whole milliseconds, so that a link to the next page can name the same moment.
+        return max(0, (now_us - parse_age(text)) // 1000 * 1000)
+    moment = msgspec.convert(text, datetime)
+    if moment.tzinfo is None:
+        raise ValueError("without a zone")
+    return max(0, round(moment.timestamp() * _SECOND_US))
+
+
+def _limit(text: str, _now_us: int) -> int:
+    if not (re.fullmatch("[0-9]{1,4}", text) and 1 <= int(text) <= MAX_LIMIT):
+        raise ValueError
+    return int(text)
+
+
+def _text(text: str, _now_us: int) -> str:
     if not 1 <= len(text) <= _MAX_VALUE:
         raise ValueError
     return text
 
 
-def _one_of(words: Sequence[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
+def _seconds(text: str, _now_us: int) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ValueError
+    return float(text)
+
+
+def _http_status(text: str, _now_us: int) -> str:
+    if not re.fullmatch("[1-5]([0-9][0-9]|xx)", text):
+        raise ValueError
+    return text
+
+
+def _flag(text: str, _now_us: int) -> bool:
+    return {"1": True, "true": True, "0": False, "false": False}[text]
+
+
+def _one_of(words: Collection[str]) -> Parse:
+    def parse(text: str, _now_us: int) -> str:
         if text not in words:
             raise ValueError
         return text
@@ -93,36 +132,275 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
-def _flag(text: str) -> bool:
-    return {"1": True, "true": True, "0": False, "false": False}[text]
+def _cursor(text: str, _now_us: int) -> tuple[int, str]:
+    return decode_cursor(text)
 
 
-STATUSES: Final[tuple[str, ...]] = get_args(Status)
-_WORD = f"1 to {_MAX_VALUE} characters"
-PARAMETERS: Final[Mapping[str, Parameter]] = {
-    "limit": Parameter(
-        _limit, f"an integer from 1 to {MAX_LIMIT}", f"traces in a page (default {DEFAULT_LIMIT})"
-    ),
-    "node_id": Parameter(_word, _WORD, "served by this worker"),
-    "status": Parameter(_one_of(STATUSES), "one of " + ", ".join(STATUSES), "in this status"),
-    "session_id": Parameter(_word, _WORD, "of this session"),
-    "cursor": Parameter(decode_cursor, "a cursor from a Link header", "where the page begins"),
-    "detail": Parameter(_flag, "0 or 1", "with attempts, decision and prefix_hashes"),
+def _field_names(text: str, _now_us: int) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= set(FIELDS):
+        raise ValueError
+    return names
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One parameter of the list. `name` is given where it is not that of the field.
+
+    A filter has a `bind`, which makes its test for a value, or it is a bound of the arrival
+    (`range`). `index` is the kind of index that can answer it; `detail` says that the test reads the
+    detail of a record.
+    """
+
+    help: str
+    allowed: str
+    parse: Parse
+    bind: Callable[[Any], Test] | None = None
+    name: str = ""
+    range: bool = False
+    index: str = ""
+    detail: bool = False
+
+    @property
+    def is_filter(self) -> bool:
+        return self.bind is not None or self.range
+
+
+_TEXT = f"1 to {_MAX_VALUE} characters"
+_SECONDS = "seconds, such as 0.25"
+_MOMENT = "an RFC 3339 time such as 2026-01-31T12:00:00Z, or an age such as 90s, 15m, 2h, 7d"
+
+
+class TraceQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of traces. Filters that are None let everything through; all given must match.
+
+    `since_us` is inclusive, `until_us` exclusive, both arrivals in microseconds since the epoch on
+    the fleet's clock, as is the arrival in `cursor`: (arrival, key) of the last record seen.
+    """
+
+    node_id: Annotated[
+        str | None,
+        Parameter("served by this worker", _TEXT, _text, same_in_index("node_id"), index="node"),
+    ] = None
+    status: Annotated[
+        str | None,
+        Parameter(
+            "in this status", "one of " + ", ".join(STATUSES), _one_of(STATUSES), same("status"),
+            index="status",
+        ),
+    ] = None  # fmt: skip
+    session_id: Annotated[
+        str | None,
+        Parameter("of this session", _TEXT, _text, same_in_index("session_id"), index="session"),
+    ] = None
+    http_status: Annotated[
+        str | None,
+        Parameter(
+            "answered with this status code, or one of this class", "a code or a class such as 5xx",
+            _http_status, answered_with,
+        ),
+    ] = None  # fmt: skip
+    error_type: Annotated[
+        str | None,
+        Parameter(
+            "with this `error.type`", "one of " + ", ".join(ERROR_TYPES), _one_of(ERROR_TYPES),
+            broke_with,
+        ),
+    ] = None  # fmt: skip
+    route: Annotated[
+        str | None, Parameter("sent to this path", _TEXT, _text, same("route"))
+    ] = None  # fmt: skip
+    model: Annotated[
+        str | None, Parameter("asking for this model", _TEXT, _text, same("model"))
+    ] = None  # fmt: skip
+    policy: Annotated[
+        str | None, Parameter("routed by this policy", _TEXT, _text, same("routing_policy"))
+    ] = None
+    reason: Annotated[
+        str | None,
+        Parameter(
+            "with this `decision.reason`", _TEXT, _text,
+            chosen_for,
+            detail=True,
+        ),
+    ] = None  # fmt: skip
+    router_id: Annotated[
+        str | None, Parameter("handled by this replica", _TEXT, _text, same("router_id"))
+    ] = None
+    label: Annotated[
+        str | None, Parameter("with this `X-Trace-Label`", _TEXT, _text, same("label"))
+    ] = None
+    request_id_prefix: Annotated[
+        str | None,
+        Parameter(
+            "whose id begins so", _TEXT, _text,
+            id_begins_with,
+        ),
+    ] = None  # fmt: skip
+    stream: Annotated[
+        bool | None, Parameter("streamed, or not", "0 or 1", _flag, same("stream"))
+    ] = None
+    cache: Annotated[
+        str | None,
+        Parameter(
+            "by `cache_hit_rate`: above 0, 0, or null", "one of hit, miss, unknown",
+            _one_of(("hit", "miss", "unknown")), cached,
+        ),
+    ] = None  # fmt: skip
+    min_duration_seconds: Annotated[
+        float | None,
+        Parameter("took at least so long", _SECONDS, _seconds, at_least("duration_seconds")),
+    ] = None
+    max_duration_seconds: Annotated[
+        float | None, Parameter("took at most so long", _SECONDS, _seconds, lasted_at_most)
+    ] = None
+    min_ttft_seconds: Annotated[
+        float | None,
+        Parameter(
+            "first token after at least so long", _SECONDS, _seconds, at_least("ttft_seconds")
+        ),
+    ] = None
+    since_us: Annotated[
+        int | None, Parameter("arrived then or later", _MOMENT, _moment, name="since", range=True)
+    ] = None
+    until_us: Annotated[
+        int | None, Parameter("arrived before", _MOMENT, _moment, name="until", range=True)
+    ] = None
+
+    limit: Annotated[
+        int,
+        Parameter(
+            f"traces in a page (default {DEFAULT_LIMIT})", f"an integer from 1 to {MAX_LIMIT}", _limit
+        ),
+    ] = DEFAULT_LIMIT  # fmt: skip
+    order: Annotated[
+        Order,
+        Parameter(
+            "newest first (desc, the default) or oldest first", "desc or asc",
+            _one_of(get_args(Order)),
+        ),
+    ] = "desc"  # fmt: skip
+    cursor: Annotated[
+        tuple[int, str] | None,
+        Parameter(
+            "where the page begins", "a cursor from a Link header",
+            _cursor,
+        ),
+    ] = None  # fmt: skip
+    detail: Annotated[
+        bool, Parameter("with " + ", ".join(DETAIL_FIELDS), "0 or 1", _flag)
+    ] = False  # fmt: skip
+    fields: Annotated[
+        tuple[str, ...],
+        Parameter(
+            "only these fields of each trace", "field names separated by commas: " + ", ".join(FIELDS),
+            _field_names,
+        ),
+    ] = ()  # fmt: skip
+
+    @property
+    def wants_detail(self) -> bool:
+        """Whether an answer shows something of the detail."""
+        return self.detail or any(name in DETAIL_FIELDS for name in self.fields)
+
+    @property
+    def descending(self) -> bool:
+        return self.order == "desc"
+
+    def covers(self, arrived_us: int, key: str) -> bool:
+        """Whether a record's place is in the range and behind the cursor."""
+        if self.since_us is not None and arrived_us < self.since_us:
+            return False
+        if self.until_us is not None and arrived_us >= self.until_us:
+            return False
+        if self.cursor is None:
+            return True
+        place = (arrived_us, key)
+        return place < self.cursor if self.descending else place > self.cursor
+
+
+_BY_FIELD: Final[Mapping[str, Parameter]] = {
+    field: annotation.__metadata__[0]
+    for field, annotation in get_type_hints(TraceQuery, include_extras=True).items()
 }
+_FIELD_OF: Final = {parameter.name or field: field for field, parameter in _BY_FIELD.items()}
+PARAMETERS: Final[Mapping[str, Parameter]] = {
+    name: _BY_FIELD[field] for name, field in _FIELD_OF.items()
+}
+FILTERS: Final = tuple(name for name, parameter in PARAMETERS.items() if parameter.is_filter)
 
 
-def parse_query(params: Sequence[tuple[str, str]]) -> TraceQuery:
-    """The query of a URL's parameters (decoded). Raises QueryError."""
-    values: dict[str, Value] = {}
+def parse_query(
+    params: Sequence[tuple[str, str]], now_us: int, *, allowed: Collection[str] = tuple(PARAMETERS)
+) -> TraceQuery:
+    """The query of a URL's parameters (decoded), at `now_us` on the fleet's clock.
+
+    `allowed` names the parameters that may be given. Raises QueryError.
+    """
+    values: dict[str, object] = {}
     for name, text in params:
-        parameter = PARAMETERS.get(name)
-        if parameter is None:
-            known = ", ".join(PARAMETERS)
-            raise QueryError(name, f"unknown parameter {name!r}; known are {known}")
-        if name in values:
+        if name not in allowed:
+            raise QueryError(name, f"unknown parameter {name!r}; known are {', '.join(allowed)}")
+        parameter, field = PARAMETERS[name], _FIELD_OF[name]
+        if field in values:
             raise QueryError(name, f"parameter {name!r} is given more than once")
         try:
-            values[name] = parameter.parse(text)
+            values[field] = parameter.parse(text, now_us)
         except (ValueError, KeyError):
             raise QueryError(name, f"parameter {name!r} must be {parameter.allowed}") from None
     return msgspec.convert(values, TraceQuery)
+
+
+class Matcher:
+    """Whether a record passes the filters of a query. The range is not its business (`covers`).
+
+    `narrowed`: the records come from the index of one of the filters, if an index can answer any.
+    """
+
+    __slots__ = ("_tests", "needs_detail")
+
+    def __init__(self, query: TraceQuery, *, narrowed: bool = False) -> None:
+        given = {
+            field: parameter
+            for field, parameter in _BY_FIELD.items()
+            if parameter.bind is not None and getattr(query, field) is not None
+        }
+        indexed = [field for field, parameter in given.items() if parameter.index]
+        if narrowed and len(indexed) == 1:
+            del given[indexed[0]]
+        self.needs_detail = any(parameter.detail for parameter in given.values())
+        self._tests: list[Test] = [
+            parameter.bind(getattr(query, field))
+            for field, parameter in given.items()
+            if parameter.bind is not None
+        ]
+
+    @property
+    def passes_all(self) -> bool:
+        return not self._tests
+
+    def __call__(self, row: bytes, detail: bytes = b"{}") -> bool:
+        if not self._tests:
+            return True
+        facts = decode_facts(join_parts(row, detail) if self.needs_detail else row)
+        return all(test(facts) for test in self._tests)
+
+
+_decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def indexes_of(query: TraceQuery) -> list[tuple[str, str]]:
+    """The indexes that can narrow a query: their kind, and the value asked for."""
+    return [
+        (parameter.index, getattr(query, field))
+        for field, parameter in _BY_FIELD.items()
+        if parameter.index and getattr(query, field) is not None
+    ]
+
+
+def shape(query: TraceQuery, row: bytes, detail: bytes) -> bytes:
+    """The JSON object that a page shows of a record."""
+    if query.fields:
+        shown = {*query.fields, *(DETAIL_FIELDS if query.detail else ())}
+        whole = _decode_raw(join_parts(row, detail) if query.wants_detail else row)
+        return msgspec.json.encode({name: whole[name] for name in whole if name in shown})
+    return join_parts(row, detail) if query.detail else row

@@ -16,11 +16,9 @@ import msgspec
 
 from tracking.embedded import EmbeddedStore, NoServerProgram
 from tracking.health import StoreHealth
-from tracking.keys import index_text
 from tracking.lifecycle import LiveTrace
 from tracking.nodes import NodeNames, renaming
-from tracking.query import TraceQuery, encode_cursor
-from tracking.record import Record
+from tracking.query import Matcher, TraceQuery, encode_cursor, shape
 from tracking.replicas import Events, Replicas
 from tracking.store import Beat, Retention, Stored, StoreStats, TraceStore
 from tracking.trace import rfc3339
@@ -295,15 +293,20 @@ class Tracker:
         known = sorted(
             self._writer.all_known(LOCAL_BUDGET),
             key=lambda record: (record.arrived_us, record.key),
-            reverse=True,
+            reverse=query.descending,
         )
         if not known:
             raise StoreUnavailable("the trace store cannot be reached, and nothing is known here")
-        matching = [record for record in known if _matches(query, record)]
+        passes = Matcher(query)
+        matching = [
+            record
+            for record in known
+            if query.covers(record.arrived_us, record.key) and passes(record.row, record.detail)
+        ]
         page = matching[: query.limit]
         more = len(matching) > len(page)
         return Page(
-            [record.whole() if query.detail else record.row for record in page],
+            [shape(query, record.row, record.detail) for record in page],
             encode_cursor(page[-1].arrived_us, page[-1].key) if more else None,
             "store-unavailable",
         )
@@ -331,15 +334,6 @@ class Tracker:
             },
             "store": self.state(),
         }
-
-
-def _matches(query: TraceQuery, record: Record) -> bool:
-    return (
-        (query.cursor is None or (record.arrived_us, record.key) < query.cursor)
-        and query.status in (None, record.status)
-        and (not query.node_id or index_text(query.node_id) == index_text(record.node_id))
-        and (not query.session_id or index_text(query.session_id) == index_text(record.session_id))
-    )
 
 
 def _report_crash(task: asyncio.Task[None]) -> None:

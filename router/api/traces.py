@@ -5,6 +5,7 @@ Handlers raise RouterError; whoever dispatches turns it into an answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlencode
 
@@ -15,7 +16,8 @@ from router.api.body import read_body
 from router.api.http import json_response
 from router.api.routing import Handler, Route
 from router.errors import BadRequest, NotFound, StoreDown, TracingOff
-from tracking.query import QueryError, parse_query
+from tracking.query import QueryError, TraceQuery, parse_query
+from tracking.trace import rfc3339
 from tracking.view import StoreUnavailable, TraceView
 
 MAX_BATCH: Final = 1000
@@ -32,10 +34,11 @@ class BatchRequest(msgspec.Struct):
 
 
 class TracesApi:
-    """Answers from a TraceView; None where tracing is off."""
+    """Answers from a TraceView; None where tracing is off. `unix_us` tells the fleet's time."""
 
-    def __init__(self, view: TraceView | None) -> None:
+    def __init__(self, view: TraceView | None, unix_us: Callable[[], int]) -> None:
         self._view = view
+        self._unix_us = unix_us
 
     def routes(self) -> list[Route]:
         return [
@@ -56,10 +59,11 @@ class TracesApi:
     async def page(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         view = self.view
         asked = list(request.query.items())
-        found = await view.list(parse_query(asked))
+        query = parse_query(asked, self._unix_us())
+        found = await view.list(query)
         headers = {}
         if found.next_cursor is not None:
-            headers["Link"] = next_link(asked, found.next_cursor)
+            headers["Link"] = next_link(asked, query, found.next_cursor)
         if found.partial is not None:
             headers["X-Trace-Partial"] = found.partial
         return json_response(json_array(found.rows), headers=headers)
@@ -131,9 +135,14 @@ def batch_ids(body: bytes) -> list[str]:
     return ids
 
 
-def next_link(asked: list[tuple[str, str]], cursor: str) -> str:
-    """The next page, under the caller's own parameters."""
-    kept = [(name, value) for name, value in asked if name != "cursor"]
+def next_link(asked: list[tuple[str, str]], query: TraceQuery, cursor: str) -> str:
+    """The next page, under the caller's own parameters; what was an age is the moment it meant."""
+    moments = {"since": query.since_us, "until": query.until_us}
+    kept = [
+        (name, text if (us := moments.get(name)) is None or us % 1000 else rfc3339(us))
+        for name, text in asked
+        if name != "cursor"
+    ]
     return f'</v1/traces?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
 
 

@@ -40,6 +40,8 @@ PURE = (
     "router.core",
     "router.policies",
     "router.errors",
+    "tracking.filters",
+    "tracking.keys",
     "tracking.lifecycle",
     "tracking.query",
     "tracking.trace",
@@ -51,6 +53,7 @@ IMPURE = {
 ALLOWED_NAMES = {
     ("random", "Random"),  # the type; the instance is passed in
     ("time", "gmtime"),  # arithmetic on a time that was passed in
+    ("datetime", "datetime"),  # the type that a text is converted to
 }
 
 

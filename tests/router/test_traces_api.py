@@ -18,6 +18,7 @@ from router.api.traces import TracesApi
 from tracking.query import TraceQuery, encode_cursor
 from tracking.view import Found, Page, Partial, StoreState, StoreUnavailable
 
+NOON_US = 1_767_268_800_123_456  # 2026-01-01T12:00:00.123456Z
 ENDPOINTS = [
     ("GET", "/v1/traces"),
     ("GET", "/v1/traces?limit=0"),
@@ -98,7 +99,9 @@ def view() -> FakeView:
 @pytest.fixture
 def connect(aiohttp_raw_server, aiohttp_client):
     async def connect(view: FakeView | None) -> TestClient:
-        routes = [route._replace(access="open") for route in TracesApi(view).routes()]
+        routes = [
+            route._replace(access="open") for route in TracesApi(view, lambda: NOON_US).routes()
+        ]
         return await aiohttp_client(await aiohttp_raw_server(simple_handler(routes)))
 
     return connect
@@ -204,6 +207,14 @@ class TestList:
         assert answer.headers["Link"] == (
             f'</v1/traces?limit=1&cursor={encode_cursor(4, "key")}>; rel="next"'
         )
+
+    async def test_the_link_names_the_moment_that_an_age_meant(self, client: TestClient) -> None:
+        exact = "2026-01-01T11:00:00.000001Z"
+        answer = await client.get("/v1/traces", params={"since": "15m", "until": exact, "limit": 1})
+        following = answer.links["next"]["url"]
+        assert isinstance(following, URL)
+        assert following.query["since"] == "2026-01-01T11:45:00.123Z"
+        assert following.query["until"] == exact
 
     @pytest.mark.parametrize("partial", ["store-unavailable", "scan-budget"])
     async def test_a_page_that_lacks_records_says_why(
@@ -362,7 +373,7 @@ class TestDelete:
 
 
 def test_reading_needs_the_key_and_deleting_one_that_is_set() -> None:
-    access = {(r.method, r.name): r.access for r in TracesApi(None).routes()}
+    access = {(r.method, r.name): r.access for r in TracesApi(None, lambda: NOON_US).routes()}
     assert {level for (method, _), level in access.items() if method == "DELETE"} == {"delete"}
     assert {level for (method, _), level in access.items() if method != "DELETE"} == {"key"}
 

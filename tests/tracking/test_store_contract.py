@@ -12,6 +12,7 @@ from tracking.keys import PATTERNS, WITHOUT_EXPIRY
 from tracking.query import TraceQuery
 from tracking.record import Record
 from tracking.store import NodeNameTaken, SchemaMismatch, TraceStore
+from tracking.trace import Decision
 
 
 async def keys_of(store: TraceStore, **query) -> list[str]:
@@ -283,6 +284,80 @@ async def test_filters_combine_and_a_budget_ends_a_page_with_a_way_on(backend):
         assert page.budget_spent
     assert found == wanted
     assert pages > 2
+
+
+async def test_oldest_first_is_the_same_list_backwards_page_by_page(backend):
+    store = backend.store()
+    arrival = now_us() - 60_000_000
+    await store.write([record(f"k{i:02}", at_us=arrival + i // 4) for i in range(30)])
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await store.page(TraceQuery(order="asc", limit=7, cursor=cursor))
+        seen += [msgspec.json.decode(row)["key"] for row in page.rows]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == [f"k{i:02}" for i in range(30)]
+
+
+async def test_a_time_range_begins_with_its_start_and_ends_before_its_end(backend):
+    store = backend.store()
+    at = now_us() - 60_000_000
+    await store.write([record(f"k{i}", at_us=at + i, node=f"worker-{i % 2}") for i in range(6)])
+    assert await keys_of(store, since_us=at + 1, until_us=at + 4) == ["k3", "k2", "k1"]
+    assert await keys_of(store, since_us=at + 4) == ["k5", "k4"]
+    assert await keys_of(store, until_us=at + 2, order="asc") == ["k0", "k1"]
+    assert await keys_of(store, until_us=at + 4, node_id="worker-1") == ["k3", "k1"]
+    assert await keys_of(store, since_us=at + 4, until_us=at + 4) == []
+
+
+async def test_a_cursor_outside_the_range_does_not_widen_it(backend):
+    store = backend.store()
+    at = now_us() - 60_000_000
+    await store.write([record(f"k{i}", at_us=at + i) for i in range(6)])
+    newer, older = (at + 5, "k5"), (at, "k0")
+    assert await keys_of(store, until_us=at + 3, cursor=newer) == ["k2", "k1", "k0"]
+    assert await keys_of(store, since_us=at + 3, cursor=older, order="asc") == ["k3", "k4", "k5"]
+
+
+async def test_filters_that_no_index_answers_are_applied_to_every_page(backend):
+    store = backend.store()
+    await store.write(
+        [record(f"k{i:02}", model=f"m{i % 3}", age_seconds=60 - i, session="s") for i in range(30)]
+    )
+    wanted = [f"k{i:02}" for i in reversed(range(30)) if i % 3 == 1]
+    assert await keys_of(store, model="m1") == wanted
+    assert await keys_of(store, model="m1", session_id="s") == wanted
+    first = await store.page(TraceQuery(model="m1", limit=4))
+    assert len(first.rows) == 4
+    assert await keys_of(store, model="m1", cursor=first.next_cursor) == wanted[4:]
+    full = await store.page(TraceQuery(model="m1", limit=10))
+    assert (len(full.rows), full.next_cursor) == (10, None)
+
+
+async def test_a_filter_by_reason_reads_the_detail_and_does_not_show_it(backend):
+    store = backend.store()
+    why = Decision("p", "tie", "exact", 1, [], 0.0, 0.0)
+    chosen = live("k1")
+    chosen.detail.decision = why
+    await store.write([Record(chosen, "a/1"), record("k2")])
+    (row,) = (await store.page(TraceQuery(reason="tie"))).rows
+    shown = msgspec.json.decode(row)
+    assert shown["key"] == "k1"
+    assert "decision" not in shown
+    (row,) = (await store.page(TraceQuery(reason="tie", fields=("decision",)))).rows
+    assert msgspec.json.decode(row)["decision"]["reason"] == "tie"
+
+
+async def test_large_records_come_in_several_calls_and_in_one_page(backend):
+    store = backend.store()
+    big = ["x" * 10_000] * 30
+    for i in range(12):
+        one = live(f"k{i:02}", age_seconds=60 - i)
+        one.detail.prefix_hashes = big
+        await store.write([Record(one, "a/1")])
+    assert await keys_of(store, detail=True) == [f"k{i:02}" for i in reversed(range(12))]
 
 
 async def test_lists_leave_the_detail_out_unless_asked(backend):

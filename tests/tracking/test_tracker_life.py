@@ -60,7 +60,7 @@ async def fleet(own_server) -> AsyncIterator[Fleet]:
 
 
 async def rows(tracker: Tracker, **params: str) -> list[dict]:
-    page = await tracker.list(parse_query(list(params.items())))
+    page = await tracker.list(parse_query(list(params.items()), now_us()))
     return [msgspec.json.decode(row) for row in page.rows]
 
 
@@ -127,7 +127,7 @@ async def test_pages_of_a_tracker_follow_their_cursor(fleet):
     tracker = await fleet.tracker("a")
     for i in range(5):
         tracker.put(live(f"k{i}", age_seconds=9 - i))
-    first = await tracker.list(parse_query([("limit", "3")]))
+    first = await tracker.list(parse_query([("limit", "3")], now_us()))
     assert first.next_cursor is not None
     assert [r["key"] for r in await rows(tracker, cursor=first.next_cursor)] == ["k1", "k0"]
 
@@ -218,11 +218,15 @@ async def test_while_the_store_is_away_own_requests_answer_and_others_are_not_de
     assert len((await a.get(["x", "running"])).records) == 2
     with pytest.raises(StoreUnavailable):
         await a.get(["x", "unknown"])
-    page = await a.list(parse_query([("limit", "1")]))
+    page = await a.list(parse_query([("limit", "1")], now_us()))
     assert page.partial == "store-unavailable"
     assert [msgspec.json.decode(row)["key"] for row in page.rows] == ["running"]
     assert [r["key"] for r in await rows(a, cursor=page.next_cursor)] == ["done"]
     assert [r["key"] for r in await rows(a, session_id="s", status="processing")] == ["running"]
+    assert [r["key"] for r in await rows(a, request_id_prefix="x", model="m")] == ["done"]
+    assert [list(r) for r in await rows(a, fields="key,status", order="asc")] == [
+        ["status", "key"], ["status", "key"],
+    ]  # fmt: skip
     for call in (a.stats(), a.delete(None)):
         with pytest.raises(StoreUnavailable):
             await call
@@ -235,7 +239,7 @@ async def test_a_list_is_refused_when_nothing_at_all_is_known_here(fleet, own_se
     own_server.kill()
     await _down(a)
     with pytest.raises(StoreUnavailable):
-        await a.list(parse_query([]))
+        await a.list(parse_query([], now_us()))
 
 
 async def test_a_hanging_store_never_hangs_an_answer(fleet, own_server):
@@ -378,7 +382,7 @@ async def _down(tracker: Tracker) -> None:
 
 
 async def _keys(tracker: Tracker, keys: set[str]) -> bool:
-    page = await tracker.list(parse_query([]))
+    page = await tracker.list(parse_query([], now_us()))
     held = {msgspec.json.decode(row)["key"] for row in page.rows}
     return page.partial is None and held == keys
 

@@ -1,73 +1,81 @@
--- One page of records, newest first.
+-- A stretch of the narrowest index, in order. What the index does not answer, the caller checks.
 --
--- ARGV[3] limit  ARGV[4] scan budget (index members looked at)
--- ARGV[5] cursor arrival (µs, or empty)  ARGV[6] cursor key
--- ARGV[7] node  ARGV[8] status  ARGV[9] session (each empty: any)
--- ARGV[10] '1': rows with their detail
--- Returns {why, arrival, key, part, ...}
---   why   'end' nothing follows, 'more' the page is full, 'budget' the scan stopped early;
---         but for 'end' the next page starts after (arrival, key)
---   part  row, or row LF detail
+-- ARGV[3]  'desc' newest first, or 'asc'
+-- ARGV[4]  earliest arrival (µs, or empty)  ARGV[5] arrival it ends before (µs, or empty)
+-- ARGV[6]  cursor arrival (µs, or empty)  ARGV[7] cursor key: begin behind this place
+-- ARGV[8]  most index members to look at
+-- ARGV[9]  '1': records with their detail
+-- ARGV[10..]  kind and value of each index that holds all that is asked for; none: all records
+-- Returns {ended, looked at, arrival, key, lines}
+--   ended  1 when nothing follows; else the next stretch begins behind (arrival, key)
+--   lines  of all records in one string: meta LF row, or meta LF row LF detail
 local CHUNK = 200
+local MOST_BYTES = 1048576 -- of answer, so that large records cannot hold up the server
 
-local floor = text(floor_of(fleet_settings(time_us())))
-local limit, budget = tonumber(ARGV[3]), tonumber(ARGV[4])
-local after_score, after_key = ARGV[5], ARGV[6]
-local want = {node = ARGV[7], status = ARGV[8], session = ARGV[9]}
-local detail = ARGV[10] == '1'
+local down = ARGV[3] == 'desc'
+local low, high = floor_of(fleet_settings(time_us())), math.huge
+if ARGV[4] ~= '' then low = math.max(low, tonumber(ARGV[4])) end
+if ARGV[5] ~= '' then high = tonumber(ARGV[5]) end
+local after_score, after_key = ARGV[6], ARGV[7]
+local budget, detail = tonumber(ARGV[8]), ARGV[9] == '1'
 
--- The narrowest index; what it does not answer is checked record by record.
-local source, size, chosen = P .. 'all', math.huge, nil
-for field, value in pairs(want) do
-  if value ~= '' then
-    local k = P .. field .. ':' .. value
-    local n = redis.call('ZCOUNT', k, floor, '+inf')
-    if n < size then source, size, chosen = k, n, field end
+-- Bounds as Redis takes them; the cursor's own arrival is looked at again, for others that share it.
+local from, to = text(low), high == math.huge and '+inf' or '(' .. text(high)
+if after_score ~= '' then
+  local after = tonumber(after_score)
+  if down then
+    if after < high then to = after_score end
+  elseif after > low then
+    from = after_score
   end
 end
-local check = {}
-for field, value in pairs(want) do
-  if value ~= '' and field ~= chosen then check[field] = value end
+local function past(score, key)
+  if score ~= after_score then return true end
+  if down then return key < after_key end
+  return key > after_key
 end
 
-local function matches(key)
-  if not next(check) then return true end
-  local m = stored_meta(key)
-  if not m then return false end
-  for field, value in pairs(check) do
-    if m[field] ~= value then return false end
+local source, size = P .. 'all', math.huge
+for i = 10, #ARGV, 2 do
+  local k = P .. ARGV[i] .. ':' .. ARGV[i + 1]
+  local n = redis.call('ZCOUNT', k, from, to)
+  if n < size then source, size = k, n end
+end
+
+local function next_chunk(offset)
+  if down then
+    return redis.call('ZREVRANGEBYSCORE', source, to, from, 'WITHSCORES', 'LIMIT', offset, CHUNK)
   end
-  return true
+  return redis.call('ZRANGEBYSCORE', source, from, to, 'WITHSCORES', 'LIMIT', offset, CHUNK)
 end
 
-local function part(key)
-  local record = redis.call('GET', P .. 'r:' .. key)
-  if not record then return nil end
+local function wanted_of(record)
+  if detail then return record end
   local row = string.find(record, '\n', 1, true) + 1
-  if detail then return string.sub(record, row) end
-  return string.sub(record, row, string.find(record, '\n', row, true) - 1)
+  return string.sub(record, 1, string.find(record, '\n', row, true) - 1)
 end
 
-local top = after_score ~= '' and after_score or '+inf'
-local page, offset, scanned = {}, 0, 0
-local last_score, last_key = '', ''
+local lines, offset, looked, bytes = {}, 0, 0, 0
+local last_score, last_key = after_score, after_key
 while true do
-  local chunk = redis.call('ZREVRANGEBYSCORE', source, top, floor, 'WITHSCORES', 'LIMIT', offset, CHUNK)
+  local chunk = next_chunk(offset)
   for i = 1, #chunk, 2 do
     local key, score = chunk[i], chunk[i + 1]
-    if score ~= after_score or key < after_key then
-      if scanned >= budget then return {'budget', last_score, last_key, unpack(page)} end
-      scanned = scanned + 1
-      if matches(key) then
-        local p = part(key)
-        if p then
-          if #page == limit then return {'more', last_score, last_key, unpack(page)} end
-          page[#page + 1] = p
-        end
+    if past(score, key) then
+      if looked >= budget or bytes >= MOST_BYTES then
+        return {0, looked, last_score, last_key, table.concat(lines, '\n')}
+      end
+      looked = looked + 1
+      local record = redis.call('GET', P .. 'r:' .. key)
+      if record then
+        lines[#lines + 1] = wanted_of(record)
+        bytes = bytes + #lines[#lines]
       end
       last_score, last_key = score, key
     end
   end
-  if #chunk < 2 * CHUNK then return {'end', '', '', unpack(page)} end
+  if #chunk < 2 * CHUNK then
+    return {1, looked, last_score, last_key, table.concat(lines, '\n')}
+  end
   offset = offset + CHUNK
 end

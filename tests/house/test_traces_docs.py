@@ -1,0 +1,30 @@
+"""docs/traces.md shows what the code declares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tracking.query import FIELDS, PARAMETERS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "traces.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading, without its head."""
+    lines = PAGE[PAGE.index(f"\n## {heading}\n") :].splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[first + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_every_parameter_of_the_list_is_there_as_it_is_declared() -> None:
+    allowed = {"fields": "field names separated by commas"}  # which: every field of the trace
+    assert table("Asking") == [
+        [f"`{name}`", parameter.help, allowed.get(name, parameter.allowed)]
+        for name, parameter in PARAMETERS.items()
+    ]
+    assert PARAMETERS["fields"].allowed == f"{allowed['fields']}: {', '.join(FIELDS)}"
