@@ -104,7 +104,8 @@ class Run:
             error = None if self.exchange is None else self.exchange.error
             return answer
         except RouterError as raised:
-            error = raised
+            # Its traceback holds the frames that hold it: a circle, too.
+            error = raised.with_traceback(None)
             return error_response(raised)
         except asyncio.CancelledError:
             error = self.why_cancelled()

@@ -201,6 +201,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.transport = None
+        del self._parser  # it knows our methods: a circle that only the collector would free
         if self._receiver is None:
             return
         until_close = self._head_complete and not self._chunked and self._content_length is None

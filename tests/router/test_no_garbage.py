@@ -5,8 +5,13 @@ from __future__ import annotations
 import gc
 import weakref
 
+from bench.fuzz import fuzz
 from bench.fuzz_world import Client, World
 from router.api.inference import Run
+
+OURS = ("router.", "tracking.")
+# aiohttp's own circles, where what came was not HTTP, hold the connection it came over.
+AIOHTTPS = {"ClientConnection", "HeadWatch"}
 
 
 async def test_a_request_is_gone_when_it_has_ended(monkeypatch):
@@ -33,3 +38,18 @@ async def test_a_request_is_gone_when_it_has_ended(monkeypatch):
         assert [ref() for ref in runs[:2]] == [None, None]  # aiohttp keeps the last for a while
         client.leave()
         await world.quiet()
+
+
+async def test_however_a_request_ends_it_leaves_nothing_to_the_collector():
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        assert await fuzz(range(600), seed=7) == []  # it collects at its end
+        kinds = {type(it) for it in gc.garbage}
+        ours = {kind.__name__ for kind in kinds if kind.__module__.startswith(OURS)}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert ours - AIOHTTPS == set()
