@@ -14,6 +14,7 @@ class PolicyType(StrEnum):
     PowerOfTwo = "power_of_two"
     ShortestQueue = "shortest_queue"
     CacheAware = "cache_aware"
+    ExpectedTtft = "expected_ttft"
 
 
 # Names that users of sglang-router or of the user's own scripts may give, and which are to come.

@@ -125,6 +125,7 @@ class Trace(msgspec.Struct, omit_defaults=True, kw_only=True):
     cached_tokens: int | None = None
     predicted_cached_tokens: int | None = None
     cache_source: Literal["engine", "predicted"] | None = None
+    prefill_tokens: int | None = None  # uncached input before its first token: what waited, its own
     queue_seconds: float | None = None
     ttft_seconds: float | None = None
     duration_seconds: float | None = None

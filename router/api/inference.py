@@ -209,6 +209,7 @@ class Run:
             worker,
             decision,
             queue_size=queue_size,
+            prefill_tokens=worker.queued_tokens,
             predicted_cached_tokens=choice.predicted_cached_tokens,
             predicted_hit_rate=choice.predicted_hit_rate,
             now=now,
@@ -386,6 +387,8 @@ class Run:
         status = terminal_status(error, trouble, tried=bool(self.tried))
         self.record.ended(status, now, http_status=http_status, error=trouble)
         self.count(status, now, http_status, error, answer)
+        if shared.policy.learns and self.tried:
+            shared.policy.finished(self.record.live.trace, shared.clock.unix_us(now) / 1e6)
         shared.request_log.ended(self.record.live.trace, len(self.tried))
 
     def abort(self, exchange: Exchange) -> None:

@@ -77,6 +77,7 @@ class RequestRecord:
         decision: Decision,
         *,
         queue_size: int,
+        prefill_tokens: int,
         predicted_cached_tokens: int | None,
         predicted_hit_rate: float | None,
         now: float,
@@ -87,6 +88,7 @@ class RequestRecord:
         trace.worker_url = worker.url
         trace.routing_policy = decision.policy
         trace.queue_size = queue_size
+        trace.prefill_tokens = prefill_tokens
         trace.predicted_cached_tokens = predicted_cached_tokens
         trace.cache_hit_rate = predicted_hit_rate
         trace.cache_source = None if predicted_hit_rate is None else "predicted"

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from random import Random
 
-from router.policies import cache_aware, power_of_two, random, round_robin, shortest_queue
+from router.policies import (
+    cache_aware,
+    expected_ttft,
+    power_of_two,
+    random,
+    round_robin,
+    shortest_queue,
+)
 from router.policies.base import REGISTRY, Choice, Policy, PolicyConfig
 
 __all__ = [
@@ -18,7 +25,7 @@ __all__ = [
 ]
 
 # Named here because importing them is what registers them.
-MODULES = (random, round_robin, power_of_two, shortest_queue, cache_aware)
+MODULES = (random, round_robin, power_of_two, shortest_queue, cache_aware, expected_ttft)
 
 
 class UnknownPolicy(ValueError):

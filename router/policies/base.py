@@ -10,30 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, overload
 
 import msgspec
 
 from router.core.facts import RequestFacts
-from router.core.prefix import PrefixIndex
+from router.core.prefix import PrefixIndex, matched_bytes
 from router.core.worker import Worker
+from tracking.trace import Trace
 
-Column = Sequence[float]
+Column = Sequence[float | None]
+Ranks = Sequence[float]
 
 
 class Choice(NamedTuple):
     """A worker and why it was chosen.
 
     `columns` holds the numbers compared, by name, one for each candidate in the order they were
-    given; `ranks` orders the candidates, lower is better, for capping the receipt.
-    `predicted_cached_tokens` and `predicted_hit_rate` (0..1) are None where the policy does not
-    know prefixes, or the request has no text.
+    given, None for one that has no such number; `ranks` orders the candidates, lower is better,
+    for capping the receipt. `predicted_cached_tokens` and `predicted_hit_rate` (0..1) are None
+    where the policy does not know prefixes, or the request has no text.
     """
 
     worker: Worker
     reason: str
     columns: Mapping[str, Column]
-    ranks: Column
+    ranks: Ranks
     predicted_cached_tokens: int | None = None
     predicted_hit_rate: float | None = None
 
@@ -55,6 +57,7 @@ class Policy(Protocol):
 
     name: str
     prefixes: PrefixIndex | None = None
+    learns: bool = False  # it wants to be told of requests that have ended, at any replica
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
         """One of `candidates`, which is never empty and holds only workers that may be used.
@@ -67,6 +70,12 @@ class Policy(Protocol):
         """The worker was removed or has lost its cache. Not for one that is merely unhealthy."""
         if self.prefixes is not None:
             self.prefixes.forget(node_id)
+
+    def finished(self, trace: Trace, finished_at: float) -> None:
+        """A request has ended, at this replica or another; for policies that learn.
+
+        `finished_at` is in seconds since the epoch, on the one clock that all replicas share.
+        """
 
 
 PolicyFactory = Callable[[PolicyConfig, Random], Policy]
@@ -98,12 +107,51 @@ def queued_tokens(candidates: Sequence[Worker]) -> list[int]:
     return [worker.own_queued_tokens + worker.others_queued_tokens for worker in candidates]
 
 
-def least(values: Column, random: Random) -> int:
+def prefix_matches(
+    prefixes: PrefixIndex, request: RequestFacts, candidates: Sequence[Worker]
+) -> list[float]:
+    """The part of the prompt, 0..1 in four digits, that each candidate is thought to hold."""
+    depths = prefixes.match(request.blocks)
+    if not depths:
+        return [0.0] * len(candidates)
+    size = request.text_bytes
+    parts = {depth: round(matched_bytes(depth, size) / size, 4) for depth in set(depths.values())}
+    held = {node: parts[depth] for node, depth in depths.items()}
+    return [held.get(worker.node_id, 0.0) for worker in candidates]
+
+
+def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float:
+    """The most a candidate may have in flight without being overloaded beside the least loaded."""
+    minimum = min(in_flight)
+    return max(minimum + config.balance_abs_threshold, minimum * config.balance_rel_threshold)
+
+
+class Rounded(Sequence[float]):
+    """A column whose numbers are rounded when they are looked at: few of many are shown."""
+
+    def __init__(self, values: Sequence[float], digits: int) -> None:
+        self._values = values
+        self._digits = digits
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[float]: ...
+    def __getitem__(self, index: int | slice) -> float | Sequence[float]:
+        if isinstance(index, slice):
+            return Rounded(self._values[index], self._digits)
+        return round(self._values[index], self._digits)
+
+
+def least(values: Ranks, random: Random) -> int:
     """The index of the smallest value; of several equal ones any, so that an idle fleet spreads."""
     return any_index(values, min(values), random)
 
 
-def any_index(values: Column, value: float, random: Random) -> int:
+def any_index(values: Ranks, value: float, random: Random) -> int:
     """One of the indexes at which `value` stands, each with the same chance."""
     index = values.index(value)
     equals = values.count(value)

@@ -21,9 +21,19 @@ from random import Random
 from typing import Final
 
 from router.core.facts import RequestFacts
-from router.core.prefix import PrefixIndex, matched_bytes
+from router.core.prefix import PrefixIndex
 from router.core.worker import Worker
-from router.policies.base import Choice, Column, Policy, PolicyConfig, least, loads, policy
+from router.policies.base import (
+    Choice,
+    Policy,
+    PolicyConfig,
+    Ranks,
+    bearable_load,
+    least,
+    loads,
+    policy,
+    prefix_matches,
+)
 
 # So much that no load outweighs the smallest step of a match, which has four digits.
 MATCH_RANK: Final = 1e9
@@ -42,7 +52,7 @@ class CacheAwarePolicy(Policy):
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
         in_flight = loads(candidates)
-        matches = self._matches(request, candidates)
+        matches = prefix_matches(self.prefixes, request, candidates)
         chosen, reason = self._pick(in_flight, matches)
         worker = candidates[chosen]
         self.prefixes.insert(request.blocks, worker.node_id)
@@ -56,25 +66,9 @@ class CacheAwarePolicy(Policy):
             matches[chosen] if known else None,
         )
 
-    def _matches(self, request: RequestFacts, candidates: Sequence[Worker]) -> list[float]:
-        """The part of the prompt, 0..1, that each candidate holds."""
-        depths = self.prefixes.match(request.blocks)
-        if not depths:
-            return [0.0] * len(candidates)
-        size = request.text_bytes
-        parts = {
-            depth: round(matched_bytes(depth, size) / size, 4) for depth in set(depths.values())
-        }
-        held = {node: parts[depth] for node, depth in depths.items()}
-        return [held.get(worker.node_id, 0.0) for worker in candidates]
-
     def _pick(self, in_flight: list[int], matches: list[float]) -> tuple[int, str]:
         config = self._config
-        minimum = min(in_flight)
-        # Above this a worker is over both thresholds.
-        bearable = max(
-            minimum + config.balance_abs_threshold, minimum * config.balance_rel_threshold
-        )
+        bearable = bearable_load(in_flight, config)
         imbalanced = max(in_flight) > bearable
         longest = max(matches)
         if imbalanced:
@@ -94,7 +88,7 @@ class CacheAwarePolicy(Policy):
         return least(in_flight, self._random), "imbalanced" if imbalanced else "least_loaded"
 
 
-def _ranks(in_flight: list[int], matches: list[float], *, by_match: bool) -> Column:
+def _ranks(in_flight: list[int], matches: list[float], *, by_match: bool) -> Ranks:
     if not by_match:
         return in_flight
     ranks: list[float] = [*in_flight]

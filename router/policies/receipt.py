@@ -39,7 +39,9 @@ def receipt(
                 node_id=candidates[i].node_id,
                 worker_url=candidates[i].url,
                 chosen=i == chosen,
-                numbers={name: column[i] for name, column in columns},
+                numbers={
+                    name: number for name, column in columns if (number := column[i]) is not None
+                },
             )
             for i in (order if limit is None else order[: max(1, limit)])
         ],

@@ -178,8 +178,7 @@ def test_a_variable_that_is_no_setting_is_warned_about() -> None:
          "of at most 64 letters, digits, '.', '_', ':' or '-', got '{'"),
         ("--worker-urls ftp://x", "--worker-urls: worker URL 'ftp://x': expected http://HOST:PORT "
          "or https://HOST:PORT"),
-        ("--policy best", "--policy: expected one of random, round_robin, power_of_two, "
-         "shortest_queue, cache_aware, got 'best'"),
+        ("--policy best", f"--policy: expected one of {', '.join(PolicyType)}, got 'best'"),
         ("--fleet a{b}", "--fleet: expected at most 128 letters, digits, '.', '_' or '-', "
          "got 'a{b}'"),
         ("--prometheus-duration-buckets 2 1", "--prometheus-duration-buckets: expected rising "

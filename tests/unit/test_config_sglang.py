@@ -12,6 +12,7 @@ from router.config import Config
 from router.configure import from_arguments, spellings
 from router.flags import ConfigError, options_of
 from router.launch import Router
+from router.policytype import PolicyType
 
 # Every flag of `python -m sglang_router.launch_router` 0.3.2 but --help: its default (None: none)
 # and a way to give it.
@@ -223,8 +224,7 @@ def test_policies_to_come_are_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError) as refused:
         parse("--policy manual")
     assert str(refused.value) == (
-        "--policy: policy 'manual' is not there yet; expected one of random, round_robin, "
-        "power_of_two, shortest_queue, cache_aware"
+        "--policy: policy 'manual' is not there yet; expected one of " + ", ".join(PolicyType)
     )
 
 
