@@ -360,6 +360,13 @@ async def test_large_records_come_in_several_calls_and_in_one_page(backend):
     assert await keys_of(store, detail=True) == [f"k{i:02}" for i in reversed(range(12))]
 
 
+async def test_a_long_row_is_listed_whole(backend):
+    store = backend.store()
+    await store.write([record("k1", model="m" * 5000), record("k2")])
+    page = await store.page(TraceQuery(order="asc"))
+    assert {len(msgspec.json.decode(row)["model"]) for row in page.rows} == {1, 5000}
+
+
 async def test_lists_leave_the_detail_out_unless_asked(backend):
     store = backend.store()
     await store.write([record("k")])

@@ -6,11 +6,12 @@
 -- ARGV[8]  most index members to look at
 -- ARGV[9]  '1': records with their detail
 -- ARGV[10..]  kind and value of each index that holds all that is asked for; none: all records
--- Returns {ended, looked at, arrival, key, lines}
---   ended  1 when nothing follows; else the next stretch begins behind (arrival, key)
---   lines  of all records in one string: meta LF row, or meta LF row LF detail
+-- Returns {ended, looked at, arrival, key, records}
+--   ended    1 when nothing follows; else the next stretch begins behind (arrival, key)
+--   records  each as stored; without detail it may be cut off anywhere behind its row
 local CHUNK = 200
 local MOST_BYTES = 1048576 -- of answer, so that large records cannot hold up the server
+local USUAL_BYTES = 1279   -- meta and row; what is not copied into Lua is not paid for
 
 local down = ARGV[3] == 'desc'
 local low, high = floor_of(fleet_settings(time_us())), math.huge
@@ -49,13 +50,17 @@ local function next_chunk(offset)
   return redis.call('ZRANGEBYSCORE', source, from, to, 'WITHSCORES', 'LIMIT', offset, CHUNK)
 end
 
-local function wanted_of(record)
-  if detail then return record end
-  local row = string.find(record, '\n', 1, true) + 1
-  return string.sub(record, 1, string.find(record, '\n', row, true) - 1)
+local function read(key)
+  local k = P .. 'r:' .. key
+  if detail then return redis.call('GET', k) or nil end
+  local record = redis.call('GETRANGE', k, 0, USUAL_BYTES)
+  if record == '' then return nil end
+  local row = string.find(record, '\n', 1, true)
+  if row and string.find(record, '\n', row + 1, true) then return record end
+  return redis.call('GET', k) or nil
 end
 
-local lines, offset, looked, bytes = {}, 0, 0, 0
+local records, offset, looked, bytes = {}, 0, 0, 0
 local last_score, last_key = after_score, after_key
 while true do
   local chunk = next_chunk(offset)
@@ -63,19 +68,19 @@ while true do
     local key, score = chunk[i], chunk[i + 1]
     if past(score, key) then
       if looked >= budget or bytes >= MOST_BYTES then
-        return {0, looked, last_score, last_key, table.concat(lines, '\n')}
+        return {0, looked, last_score, last_key, records}
       end
       looked = looked + 1
-      local record = redis.call('GET', P .. 'r:' .. key)
+      local record = read(key)
       if record then
-        lines[#lines + 1] = wanted_of(record)
-        bytes = bytes + #lines[#lines]
+        records[#records + 1] = record
+        bytes = bytes + #record
       end
       last_score, last_key = score, key
     end
   end
   if #chunk < 2 * CHUNK then
-    return {1, looked, last_score, last_key, table.concat(lines, '\n')}
+    return {1, looked, last_score, last_key, records}
   end
   offset = offset + CHUNK
 end
