@@ -123,12 +123,7 @@ class App:
         )
         policy = build_policy(
             config.policy.value,
-            PolicyConfig(
-                cache_threshold=config.cache_threshold,
-                balance_abs_threshold=config.balance_abs_threshold,
-                balance_rel_threshold=config.balance_rel_threshold,
-                max_tree_size=config.max_tree_size,
-            ),
+            policy_config(config),
             # Its own, so that nothing else draws between its choices.
             random if config.policy_seed is None else Random(config.policy_seed),
         )
@@ -316,6 +311,12 @@ def registry_settings(config: Config) -> RegistrySettings:
         startup_timeout_seconds=config.worker_startup_timeout_secs,
         removal_grace_seconds=config.shutdown_grace_period_secs,
     )
+
+
+def policy_config(config: Config) -> PolicyConfig:
+    """The settings of policies, which have the names of their flags."""
+    names = PolicyConfig.__struct_fields__
+    return PolicyConfig(**{name: getattr(config, name) for name in names})
 
 
 def forwarding_settings(config: Config) -> ForwardingSettings:

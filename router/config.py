@@ -35,6 +35,7 @@ from router.flag_types import (
     parse_log_level,
     parse_mapping,
     parse_policy,
+    parse_weights,
     parse_worker_url,
 )
 from router.flags import Flag, options_of, plain
@@ -171,6 +172,24 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             metavar="BYTES",
         ),
     ] = 67108864
+    prefix_token_count: Annotated[
+        AtLeast1, Flag(ROUTING, "prefix_hash: how many tokens of the prompt's start are hashed.")
+    ] = 256
+    prefix_hash_load_factor: Annotated[
+        Annotated[float, Meta(ge=1)],
+        Flag(ROUTING, "prefix_hash: a worker takes at most this many times an even share of load."),
+    ] = 1.25
+    policy_weights: Annotated[
+        dict[str, Annotated[float, Meta(ge=0)]],
+        Flag(
+            ROUTING,
+            "weighted: weights of workers by port, node_id or URL, as JSON: "
+            """{"30005": 0.7, "30006": 0.3}; equal when not given.""",
+            allowed="a JSON object from ports, node_ids or URLs to numbers of at least 0, one of "
+            "them above 0",
+            parse=parse_weights,
+        ),
+    ] = {}
 
     # -- forwarding
     request_id_headers: Annotated[

@@ -77,6 +77,13 @@ def parse_mapping(text: str) -> dict[str, object]:
     return json.loads(text, object_pairs_hook=unique)  # type: ignore[no-any-return]
 
 
+def parse_weights(text: str) -> dict[str, object]:
+    weights = parse_mapping(text)
+    if weights and not any(weights.values()):
+        raise ValueError("nobody would get a request")
+    return weights
+
+
 def parse_admin_key(text: str) -> dict[str, str]:
     identity, name, role, key = text.split(":", 3)
     return {"id": identity, "name": name, "role": role.lower(), "key": key}

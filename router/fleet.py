@@ -65,6 +65,13 @@ class Fleet:
         out = ", ".join(f"{worker.node_id} {why_not(worker)}" for worker in self._workers[:8])
         return f"No available workers (all circuits open or unhealthy): {out}"
 
+    def named(self, target: str) -> str:
+        """The worker that `X-SMG-Target-Worker` means: a place in the order of registration,
+        counted from 0, is turned into the `node_id`; anything else stays as it is."""
+        if target.isdecimal() and int(target) < len(self._workers):
+            return self._workers[int(target)].node_id
+        return target
+
     def by_url(self, url: str) -> Worker | None:
         return next((worker for worker in self._workers if worker.url == url), None)
 

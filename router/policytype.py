@@ -13,18 +13,19 @@ class PolicyType(StrEnum):
     RoundRobin = "round_robin"
     PowerOfTwo = "power_of_two"
     ShortestQueue = "shortest_queue"
+    Weighted = "weighted"
+    FixedProbability = "fixed_probability"
     CacheAware = "cache_aware"
     ExpectedTtft = "expected_ttft"
+    PrefixHash = "prefix_hash"
+    ConsistentHashing = "consistent_hashing"
 
 
 # Names that users of sglang-router or of the user's own scripts may give, and which are to come.
 NOT_YET: Final = frozenset(
     {
         "bucket",
-        "consistent_hashing",
-        "fixed_probability",
         "manual",
         "marginal_utility",
-        "prefix_hash",
     }
 )

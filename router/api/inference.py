@@ -48,6 +48,7 @@ from router.errors import (
     UpstreamError,
 )
 from router.metrics import EndedRequest, WorkerSeries
+from router.policies.base import NoTarget
 from router.policies.receipt import receipt
 from router.upstream.connection import AnswerHead
 from tracking.trace import Status
@@ -141,6 +142,8 @@ class Run:
                 raise BadRequest(str(error)) from None
             if self.shared.settings.inject_rid:
                 self.choose_rid()
+        if self.facts.target_worker is not None:
+            self.facts.target_worker = self.shared.fleet.named(self.facts.target_worker)
         self.record.understood(self.facts)
 
     def choose_rid(self) -> None:
@@ -184,7 +187,10 @@ class Run:
         candidates = shared.fleet.candidates(now, self.tried)
         if not candidates:
             raise NoWorker(shared.fleet.why_none())
-        choice = shared.policy.choose(self.facts, candidates, now)
+        try:
+            choice = shared.policy.choose(self.facts, candidates, now)
+        except NoTarget as reason:
+            raise NoWorker(str(reason)) from None
         worker = choice.worker
         queue_size = worker.load
         permit = worker.begin(now)

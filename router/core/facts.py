@@ -48,6 +48,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     engine_request_id: str | None = None
     session_id: str | None = None
     routing_key: str | None = None
+    target_worker: str | None = None
 
 
 class Body(msgspec.Struct):
@@ -114,6 +115,7 @@ def read_facts(
         engine_request_id=_identifier(fields.rid),
         session_id=_identifier(headers.get("x-session-id")) or _session(fields.session_params),
         routing_key=_routing_key(headers.get("x-smg-routing-key")),
+        target_worker=_identifier(headers.get("x-smg-target-worker")),
     )
 
 

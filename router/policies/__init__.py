@@ -6,11 +6,14 @@ from random import Random
 
 from router.policies import (
     cache_aware,
+    consistent_hashing,
     expected_ttft,
     power_of_two,
+    prefix_hash,
     random,
     round_robin,
     shortest_queue,
+    weighted,
 )
 from router.policies.base import REGISTRY, Choice, Policy, PolicyConfig
 
@@ -25,7 +28,10 @@ __all__ = [
 ]
 
 # Named here because importing them is what registers them.
-MODULES = (random, round_robin, power_of_two, shortest_queue, cache_aware, expected_ttft)
+MODULES = (
+    *(random, round_robin, power_of_two, shortest_queue, weighted),
+    *(cache_aware, expected_ttft, prefix_hash, consistent_hashing),
+)
 
 
 class UnknownPolicy(ValueError):

@@ -40,6 +40,10 @@ class Choice(NamedTuple):
     predicted_hit_rate: float | None = None
 
 
+class NoTarget(Exception):
+    """The request names a worker that is no candidate. The message may be shown to the client."""
+
+
 class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All settings any policy takes, under their flags' names. `max_tree_size` is in bytes."""
 
@@ -47,6 +51,9 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     balance_abs_threshold: int = 64
     balance_rel_threshold: float = 1.5
     max_tree_size: int = 67108864
+    prefix_token_count: int = 256
+    prefix_hash_load_factor: float = 1.25
+    policy_weights: dict[str, float] = {}
 
 
 class Policy(Protocol):
@@ -62,7 +69,8 @@ class Policy(Protocol):
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
         """One of `candidates`, which is never empty and holds only workers that may be used.
 
-        `now` is in monotonic seconds.
+        `now` is in monotonic seconds. Raises NoTarget where the request itself names a worker
+        that is not among them.
         """
         ...
 

@@ -36,6 +36,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "queue_timeout_secs": ("7", 7.0),
     "retry_initial_backoff_ms": ("51", 51),
     "retry_max_backoff_ms": ("51", 51),
+    "policy_weights": ('{"30005": 0.7}', {"30005": 0.7}),
 }
 # Only together with another.
 PAIRS = {"tls_cert_path", "tls_key_path", "client_cert_path", "client_key_path"}
@@ -176,6 +177,8 @@ def test_a_variable_that_is_no_setting_is_warned_about() -> None:
         ("--forward-paths x", "--forward-paths: expected paths that begin with /, got 'x'"),
         ("--port-gpu-mapping {", "--port-gpu-mapping: expected a JSON object from ports to names "
          "of at most 64 letters, digits, '.', '_', ':' or '-', got '{'"),
+        ("--policy-weights '{\"a\": 0}'", "--policy-weights: expected a JSON object from ports, "
+         "node_ids or URLs to numbers of at least 0, one of them above 0, got '{\"a\": 0}'"),
         ("--worker-urls ftp://x", "--worker-urls: worker URL 'ftp://x': expected http://HOST:PORT "
          "or https://HOST:PORT"),
         ("--policy best", f"--policy: expected one of {', '.join(PolicyType)}, got 'best'"),
