@@ -42,6 +42,7 @@ from router.api.server import Listener
 from router.api.traces import TracesApi
 from router.api.watch import Watch
 from router.api.workers import WorkersApi
+from router.caches import Caches
 from router.clock import Clock
 from router.config import Config
 from router.core.admission import AdmissionSettings
@@ -49,12 +50,14 @@ from router.core.breaker import BreakerSettings
 from router.core.headers import HeaderRules
 from router.core.health import HealthSettings
 from router.core.paths import ForwardPaths
+from router.core.prefix_news import PrefixNews
 from router.core.retry import RetryBudget, RetrySettings
 from router.errors import RouterStopped
 from router.fleet import Fleet
 from router.metrics import Metrics, Sources
 from router.policies import PolicyConfig, build_policy
 from router.registry import LocalNames, Registry, RegistrySettings
+from router.shared import Sharing
 from router.tasks import Tasks
 from router.upstream.abort import Aborter
 from router.upstream.control import Control
@@ -127,10 +130,20 @@ class App:
             # Its own, so that nothing else draws between its choices.
             random if config.policy_seed is None else Random(config.policy_seed),
         )
+        others = None if self.tracker is None or self.tracker.private else self.tracker
+        self.caches = Caches(
+            policy, None if others is None or policy.prefixes is None else PrefixNews()
+        )
+        self.sharing = (
+            None
+            if others is None
+            else Sharing(others.share, self.fleet, self.caches, self.clock.now)
+        )
         self.forwarding = Forwarding(
             settings=forwarding_settings(config),
             fleet=self.fleet,
             policy=policy,
+            caches=self.caches,
             recorder=Recorder(self._put(), self.clock, config.router_id, policy.name),
             pools=self.pools,
             gate=self.gate,
@@ -155,6 +168,7 @@ class App:
             ),
             random,
             tls=worker_tls,
+            restarted=lambda worker: self.caches.lost(worker, "its process was started again"),
         )
         self.registry = Registry(
             registry_settings(config),
@@ -162,7 +176,7 @@ class App:
             names=self.tracker or LocalNames(),
             prober=self.prober,
             pools=self.pools,
-            policy=policy,
+            caches=self.caches,
             metrics=self.metrics,
             clock=self.clock,
         )
@@ -209,7 +223,7 @@ class App:
             *TracesApi(self.tracker, self.clock.unix_us).routes(),
             *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
             *WorkersApi(self.registry, registry_settings(config).health).routes(),
-            *AdminApi(self.fleet, self.control, self.forwarding.policy, self.metrics).routes(),
+            *AdminApi(self.fleet, self.control, self.caches, self.metrics).routes(),
             *AbortApi(self.fleet, self.control, self.tracker, access).routes(),
         ]
         if config.prometheus_port is None:
@@ -238,6 +252,9 @@ class App:
         if self.tracker is not None:
             await self.tracker.start()
         await self.registry.add_static(worker_names(config), config.static_worker_key)
+        if self.sharing is not None:
+            await self.sharing.start()
+            self.tasks.spawn(self.sharing.run(), "sharing")
         await self.control.start()
         await self.prober.start(self.fleet.workers)
         await self.prober.first_round(START_PROBE_SECONDS)

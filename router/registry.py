@@ -16,13 +16,13 @@ from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 
+from router.caches import Caches
 from router.clock import Clock
 from router.core.breaker import Breaker, BreakerSettings
 from router.core.health import Health, HealthSettings
 from router.core.worker import Change, Worker, normalise_worker_url
 from router.fleet import Fleet
 from router.metrics import Metrics
-from router.policies.base import Policy
 from router.tasks import Tasks
 from router.upstream.pools import Pools
 from router.upstream.prober import Prober
@@ -137,7 +137,7 @@ class Registry:
         names: Names,
         prober: Prober,
         pools: Pools,
-        policy: Policy,
+        caches: Caches,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
@@ -146,7 +146,7 @@ class Registry:
         self._names = names
         self._prober = prober
         self._pools = pools
-        self._policy = policy
+        self._caches = caches
         self._metrics = metrics
         self._clock = clock
         self._members: dict[str, Member] = {}
@@ -227,11 +227,14 @@ class Registry:
 
     def renamed(self, names: Mapping[str, str]) -> None:
         """The store knows other names for these workers, by URL."""
+        changed: dict[str, str] = {}
         for member in self._members.values():
             name = names.get(member.worker.url)
             if name is not None:
                 log.info("worker %s is now named %s", member.worker.url, name)
+                changed[member.worker.node_id] = name
                 member.worker.node_id = name
+        self._caches.renamed(changed)
 
     async def close(self) -> None:
         """End what is going on; workers stay as they are."""
@@ -336,7 +339,7 @@ class Registry:
     def _leave(self, member: Member) -> None:
         worker = member.worker
         self._fleet.remove(worker)
-        self._policy.forget(worker.node_id)
+        self._caches.forget(worker)
         member.joined = False
         self._discard(member)
         log.info("worker %s (%s) removed", worker.node_id, worker.url)

@@ -19,7 +19,10 @@ retention in force plus a slack of 120 s for clocks and for the collection of ru
     owners                 set     replicas that have had an `open` set           lifetime after write
     settings               hash    cap, ttl, floor, epoch, since, old_ttl, ...    lifetime after beat
     replicas               zset    owners, by last heartbeat                      lifetime after beat
-    replica:<owner>        hash    cap, ttl, schema, urls of a live replica       its lease
+    replica:<owner>        hash    cap, ttl, schema, urls of a live replica;      its lease
+                                   load, load_at, load_changed: its requests
+    prefixes               stream  which worker holds which prefixes              1 h after write
+    prefixes-bytes         string  bytes ever told there: the ids of its entries  1 h after write
     nodes                  hash    URL -> "a name" or "c name" (chosen)           for ever
     total                  string  requests ever tracked                          for ever
     schema                 string  version of the record format                   for ever
@@ -37,6 +40,7 @@ INDEX_TEXT_BYTES: Final = 200  # longer names are cut in indexes, so that a meta
 PATTERNS: Final = (
     "r:", "all", "node:", "status:", "session:", "id:", "engine:", "nodes-seen", "minute:", "hour:",
     "open:", "owners", "settings", "replicas", "replica:", "nodes", "total", "schema",
+    "prefixes", "prefixes-bytes",
 )  # fmt: skip
 WITHOUT_EXPIRY: Final = frozenset({"nodes", "total", "schema"})
 

@@ -47,6 +47,7 @@ _FLAGS: Final[Mapping[str, str]] = {
     "get": " flags=no-writes", "list": " flags=no-writes", "stats": " flags=no-writes",
     # These must go through when the server is out of memory: they are small, or make room.
     "delete": " flags=allow-oom", "heartbeat": " flags=allow-oom", "sweep": " flags=allow-oom",
+    "share": " flags=allow-oom",
 }  # fmt: skip
 
 
@@ -321,6 +322,10 @@ class TraceStore:
             await close(self._client)
         except (RedisError, OSError) as error:
             raise StoreUnavailable(str(error)) from error
+
+    async def call(self, name: str, *arguments: Argument) -> Reply:
+        """A script that is not about records. Raises StoreUnavailable."""
+        return await self._call(name, *arguments)
 
     async def _call(self, name: str, *arguments: Argument) -> Reply:
         return await self._run(self._query_seconds, name, *arguments)

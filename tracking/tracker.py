@@ -20,6 +20,7 @@ from tracking.lifecycle import LiveTrace
 from tracking.nodes import NodeNames, renaming
 from tracking.query import Matcher, TraceQuery, encode_cursor, shape
 from tracking.replicas import Events, Replicas
+from tracking.sharing import Heard, Told, share
 from tracking.store import Beat, Retention, Stored, StoreStats, TraceStore
 from tracking.trace import rfc3339
 from tracking.view import Found, Page, StoreState, StoreUnavailable
@@ -212,6 +213,19 @@ class Tracker:
     def put(self, live: LiveTrace) -> None:
         """`live` was made or has changed. Never waits."""
         self._writer.put(live)
+
+    # --- the other replicas ---------------------------------------------------------------------
+
+    @property
+    def private(self) -> bool:
+        """The store is this router's own: there are no other replicas."""
+        return self._embedded is not None
+
+    async def share(self, told: Told) -> Heard:
+        """Tell the other replicas what this one has, and hear of theirs. Raises
+        StoreUnavailable."""
+        self._require_store()
+        return await share(self._store, self.owner, told)
 
     # --- answers --------------------------------------------------------------------------------
 

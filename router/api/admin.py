@@ -11,11 +11,11 @@ from aiohttp import web
 from router.api.engine_metrics import merge
 from router.api.http import json_response, text_response
 from router.api.routing import Route, split_target
+from router.caches import Caches
 from router.core.worker import Worker
 from router.errors import RouterError, UpstreamError
 from router.fleet import Fleet
 from router.metrics import Metrics
-from router.policies.base import Policy
 from router.upstream.control import Control, ControlFailed, Reply, of_each
 
 METRICS_BYTES: Final = 16 << 20
@@ -44,10 +44,10 @@ class Loads(msgspec.Struct):
 class AdminApi:
     """Each call asks workers, together and for at most a few seconds."""
 
-    def __init__(self, fleet: Fleet, control: Control, policy: Policy, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, control: Control, caches: Caches, metrics: Metrics) -> None:
         self._fleet = fleet
         self._control = control
-        self._policy = policy
+        self._caches = caches
         self._metrics = metrics
 
     def routes(self) -> list[Route]:
@@ -114,7 +114,7 @@ class AdminApi:
         flushed = [worker for worker, answer in answers if isinstance(answer, Reply)]
         failed = [(worker, str(a)) for worker, a in answers if isinstance(a, ControlFailed)]
         for worker in flushed:
-            self._policy.forget(worker.node_id)
+            self._caches.lost(worker, "flushed")
         told: dict[str, object] = {
             "status": "partial_success" if failed else "success",
             "message": flush_message(len(flushed), len(failed)),

@@ -13,6 +13,7 @@ from router.api.relay import Limits
 from router.api.request_log import RequestLog
 from router.api.server import ClientConnection
 from router.api.watch import Watch
+from router.caches import Caches
 from router.clock import Clock
 from router.core.headers import HeaderRules
 from router.core.retry import RetryBudget, RetrySettings
@@ -60,6 +61,7 @@ class Forwarding:
         settings: ForwardingSettings,
         fleet: Fleet,
         policy: Policy,
+        caches: Caches,
         recorder: Recorder,
         pools: Pools,
         gate: Gate,
@@ -75,6 +77,7 @@ class Forwarding:
         self.settings = settings
         self.fleet = fleet
         self.policy = policy
+        self.caches = caches
         self.recorder = recorder
         self.pools = pools
         self.gate = gate

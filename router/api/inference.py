@@ -211,6 +211,7 @@ class Run:
         )
         self.queued_tokens = self.facts.input_tokens - (choice.predicted_cached_tokens or 0)
         worker.queue(self.queued_tokens)
+        shared.caches.routed(self.facts.blocks, worker)
         self.record.routed(
             worker,
             decision,
@@ -384,6 +385,9 @@ class Run:
             http_status = exchange.head.status
             answer = exchange.scanner.finish()
             self.record.answered(answer, exchange.first_byte_at)
+            if answer.cached_tokens is not None:
+                expected = self.record.live.trace.predicted_cached_tokens
+                shared.caches.reported(self.tried[-1], expected, answer.cached_tokens)
             if error is None:
                 trouble = answer_trouble(answer, http_status)
         elif isinstance(error, ClientGone):

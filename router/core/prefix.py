@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -159,6 +159,15 @@ class PrefixIndex:
             self._names.clear()
             if len(self._forgotten) >= SWEEP_AFTER_FORGOTTEN:
                 self._sweep()
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Nodes get other names, all at the same time: old name -> new name."""
+        bits = {name: self._bits.pop(node, 0) for node, name in names.items()}
+        for name, bit in bits.items():
+            self.forget(name)
+            if bit:
+                self._bits[name] = bit
+        self._names.clear()
 
     def _add(self, node: str) -> int:
         bit = self._free.pop() if self._free else 1 << (len(self._bits) + len(self._forgotten))

@@ -3,13 +3,15 @@
 Each worker has a task of its own, so that one that hangs delays nobody. A healthy worker is asked
 every interval; any other one every second, so that a worker which finishes loading is taken at
 once, and so is one that has not said yet what it serves. A worker that loses its health in traffic
-is asked at once. Not on the path of requests: the client here is aiohttp's, with a connection for
+is asked at once. Where a connection is refused nobody listens: that worker's process has ended, and
+its cache with it. Not on the path of requests: the client here is aiohttp's, with a connection for
 each check, because a check must find out whether one can be made.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import ssl
 from collections.abc import Callable, Sequence
@@ -72,13 +74,14 @@ class Identity(NamedTuple):
 class Watched:
     """A worker under observation."""
 
-    __slots__ = ("_wake", "asked", "learned", "stop", "worker")
+    __slots__ = ("_wake", "asked", "gone", "learned", "stop", "worker")
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.stop: Callable[[], object] | None = None
         self.asked = asyncio.Event()  # once it has been asked everything for the first time
         self.learned = False  # what it serves, since it was last unhealthy
+        self.gone = False  # nobody listened there
         self._wake = asyncio.Event()
         worker.listeners.append(self.changed)
 
@@ -101,15 +104,22 @@ class Prober:
     """Asks workers how they are and tells their `health`. `start`, `add` and `remove`, `close`.
 
     Workers without health checks are asked only what they serve. `tls` is the context for
-    workers that are https.
+    workers that are https. `restarted` is told of a worker that is there again after its process
+    had ended.
     """
 
     def __init__(
-        self, settings: ProberSettings, random: Random, *, tls: ssl.SSLContext | None = None
+        self,
+        settings: ProberSettings,
+        random: Random,
+        *,
+        tls: ssl.SSLContext | None = None,
+        restarted: Callable[[Worker], None] = lambda _worker: None,
     ) -> None:
         self._settings = settings
         self._random = random
         self._tls = tls
+        self._restarted = restarted
         self._tasks = Tasks()
         self._watched: dict[Worker, Watched] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -163,7 +173,7 @@ class Prober:
     async def _watch(self, watched: Watched) -> None:
         worker = watched.worker
         while True:
-            good = await self._check(worker) if worker.health.enabled else True
+            good = await self._check(watched) if worker.health.enabled else True
             if good and not watched.learned:
                 watched.learned = await self._learn(worker)
             watched.asked.set()
@@ -177,7 +187,8 @@ class Prober:
             seconds = min(seconds, EAGER_SECONDS)
         return seconds * (1 + self._random.uniform(-JITTER, JITTER))
 
-    async def _check(self, worker: Worker) -> bool:
+    async def _check(self, watched: Watched) -> bool:
+        worker = watched.worker
         endpoint = self._settings.endpoint
         try:
             status = (await self._get(worker, endpoint)).status
@@ -185,7 +196,11 @@ class Prober:
             problem = f"no answer to {endpoint} in {self._settings.timeout_seconds:g} s"
         except (aiohttp.ClientError, OSError) as error:
             problem = str(error) or type(error).__name__
+            watched.gone = watched.gone or refused(error)
         else:
+            if watched.gone:
+                watched.gone = False
+                self._restarted(worker)
             if 200 <= status < 300 or status in NO_SUCH_PATH:
                 worker.health.probe_succeeded(f"{endpoint} answered {status}")
                 return True
@@ -227,6 +242,11 @@ class Prober:
                 if len(body) > MAX_BODY_BYTES:
                     break
             return Reply(response.status, bytes(body), response.headers.get("Server", ""))
+
+
+def refused(error: Exception) -> bool:
+    """Did nobody listen at the worker's port?"""
+    return isinstance(error, OSError) and error.errno == errno.ECONNREFUSED
 
 
 class Reply(NamedTuple):

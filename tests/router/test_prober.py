@@ -71,11 +71,15 @@ def worker(url: str, failure_threshold: int = 3) -> Worker:
 
 @asynccontextmanager
 async def probing(
-    *workers: Worker, interval: float = 60, patience: float = 0.3
+    *workers: Worker,
+    interval: float = 60,
+    patience: float = 0.3,
+    restarted: Callable[[Worker], None] = lambda _worker: None,
 ) -> AsyncIterator[Prober]:
     prober = Prober(
         ProberSettings(interval_seconds=interval, timeout_seconds=patience, endpoint="/health"),
         Random(1),
+        restarted=restarted,
     )
     await prober.start(workers)
     try:
@@ -183,6 +187,29 @@ async def test_a_worker_that_dies_is_found_out_and_comes_back() -> None:
         await until(lambda: not one.healthy)
         async with serving(engine, port):
             await until(lambda: one.healthy)
+
+
+async def test_a_worker_that_refused_connections_was_started_again_one_that_failed_was_not() -> (
+    None
+):
+    engine = Engine()
+    told: list[Worker] = []
+    async with serving(engine) as url:
+        one = worker(url, failure_threshold=1)
+        port = one.port
+        async with probing(one, interval=0.05, restarted=told.append) as prober:
+            await prober.first_round(5)
+            engine.answers["/health"] = 503
+            await until(lambda: not one.healthy)
+            engine.answers["/health"] = 200
+            await until(lambda: one.healthy)
+            assert told == []
+    two = worker(url, failure_threshold=1)
+    async with probing(two, interval=0.05, restarted=told.append):
+        await until(lambda: "connect" in two.health.reason.lower())
+        async with serving(engine, port):
+            await until(lambda: two.healthy)
+            assert told == [two]
 
 
 async def test_a_healthy_worker_is_asked_every_interval_but_only_once_what_it_serves() -> None:

@@ -182,3 +182,13 @@ def test_landmarks_name_every_two_kibibytes_and_the_end(size):
 def test_landmarks_are_bounded():
     assert len(landmarks(block_hashes(b"a" * MIB), 64)) == 64
     assert landmarks([], 64) == []
+
+
+def test_nodes_may_swap_their_names_and_keep_what_they_hold():
+    index = PrefixIndex(MIB)
+    index.insert([1, 2], "a")
+    index.insert([1], "b")
+    index.rename({"a": "b", "b": "a"})
+    assert index.match([1, 2]) == {"b": 2, "a": 1}
+    index.rename({"b": "c", "nobody": "a"})
+    assert index.match([1, 2]) == {"c": 2}

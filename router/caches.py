@@ -1,0 +1,76 @@
+"""What this replica believes of the workers' prefix caches, and how it learns that it is wrong.
+
+A worker that was sent a prompt holds it: the policy notes that itself, and here it becomes news for
+the other replicas. A cache is lost when it is flushed through a router, when its worker's process
+went away, or when the engine itself denies, several times in a row, nearly all of what was expected
+there. Then nothing is known of that worker until it is sent prompts again.
+
+An engine that reports less than expected for one prompt has evicted that prefix, and holds it again
+by the time it says so: there is nothing to correct.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from router.core.prefix_news import PrefixNews
+from router.core.worker import Worker
+from router.policies.base import Policy
+
+log = logging.getLogger("router.caches")
+
+EXPECTED_TOKENS: Final = 256  # engines cache whole pages; a smaller miss says nothing
+DENIED_SHARE: Final = 0.1  # of what was expected, or less, was there
+DENIALS: Final = 4  # in a row
+
+
+class Caches:
+    """`news` is None where there is nobody to tell, or where the policy knows no prefixes."""
+
+    def __init__(self, policy: Policy, news: PrefixNews | None = None) -> None:
+        self._policy = policy
+        self.news = news
+        self._denials: dict[Worker, int] = {}
+
+    def routed(self, blocks: Sequence[int], worker: Worker) -> None:
+        """The policy sent a prompt there."""
+        if self.news is not None:
+            self.news.routed(blocks, worker.digest)
+
+    def reported(self, worker: Worker, expected_tokens: int | None, cached_tokens: int) -> None:
+        """The engine said how much of a prompt it found in its cache."""
+        if expected_tokens is None or expected_tokens < EXPECTED_TOKENS:
+            return
+        if cached_tokens > expected_tokens * DENIED_SHARE:
+            self._denials.pop(worker, None)
+            return
+        denials = self._denials.get(worker, 0) + 1
+        self._denials[worker] = denials
+        if denials >= DENIALS:
+            self.lost(worker, f"{denials} prompts in a row were not there")
+
+    def lost(self, worker: Worker, reason: str) -> None:
+        """The worker holds nothing any more; the other replicas are told."""
+        log.info("cache of worker %s (%s) is empty: %s", worker.node_id, worker.url, reason)
+        self.forget(worker)
+        if self.news is not None:
+            self.news.lost(worker.digest)
+
+    def heard(self, worker: Worker, blocks: Sequence[int]) -> None:
+        """Another replica sent a prompt there that goes on like this; without blocks: it is lost."""
+        if not blocks:
+            self.forget(worker)
+        elif self._policy.prefixes is not None:
+            self._policy.prefixes.insert(blocks, worker.node_id)
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Workers have other names: old -> new."""
+        if self._policy.prefixes is not None:
+            self._policy.prefixes.rename(names)
+
+    def forget(self, worker: Worker) -> None:
+        """Nothing is known of this worker any more."""
+        self._denials.pop(worker, None)
+        self._policy.forget(worker.node_id)
