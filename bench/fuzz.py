@@ -251,8 +251,9 @@ async def fuzz(cases: Sequence[int], seed: int, show: bool = False) -> list[Find
         others = len(asyncio.all_tasks()) - 1
         if others:
             findings.append(Finding(-1, f"leak: {others} tasks"))
-        if world.server is not None and world.server.connections:
-            findings.append(Finding(-1, f"leak: {len(world.server.connections)} handlers"))
+        server = world.app.listener.server
+        if server is not None and server.connections:
+            findings.append(Finding(-1, f"leak: {len(server.connections)} handlers"))
     return findings
 
 

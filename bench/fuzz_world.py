@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Self
 
-from aiohttp import web
-
 from bench.fuzz_cases import MAX_BODY_BYTES, Ending
+from router.api.connection import ClientConnection
 from router.api.record import Recorder
-from router.api.server import ClientConnection
 from router.app import App
 from router.configure import from_keywords
 from router.core.worker import Worker
@@ -142,10 +140,7 @@ class Client:
     """One client connection to the router."""
 
     def __init__(self, world: World) -> None:
-        assert world.server is not None
-        self.connection = ClientConnection(
-            world.server, asyncio.get_running_loop(), world.app.listener
-        )
+        self.connection = ClientConnection(world.app.listener, asyncio.get_running_loop())
         self.transport = MemoryTransport(self.connection)
         self.connection.connection_made(self.transport)
 
@@ -182,7 +177,6 @@ class World(logging.Handler):
         self.app.forwarding.pools = MemoryPools(self._connect)
         for number, url in enumerate(WORKER_URLS):
             self.app.fleet.add(Worker(url, f"worker-{number}"))
-        self.server: web.Server | None = None
         self.errors: list[str] = []
         self.traces: dict[str, LiveTrace] = {}
         self.ends: list[str] = []  # the key of a trace, each time that one is put down as ended
@@ -193,7 +187,7 @@ class World(logging.Handler):
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self.server = web.Server(self.app.dispatcher, handler_cancellation=True)
+        self.app.listener.open()
         loop.set_exception_handler(lambda _, context: self.errors.append(repr(context)))
         logging.getLogger().addHandler(self)
         return self

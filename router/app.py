@@ -183,6 +183,7 @@ class App:
         self.dispatcher = self._dispatcher(Random(randbits(256)))
         self.listener = Listener(
             self.dispatcher,
+            forward=self.dispatcher.forward,
             tls=server_context(config.tls_cert_path, config.tls_key_path),
             limits=ConnectionLimits(
                 max_header_bytes=config.max_header_bytes,

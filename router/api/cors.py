@@ -17,9 +17,8 @@ class Cors:
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
 
-    def headers(self, request: web.BaseRequest) -> dict[str, str]:
-        """What the answer to this request must say, so that a page may read it."""
-        origin = request.headers.get("Origin")
+    def headers(self, origin: str | None) -> dict[str, str]:
+        """What the answer to a request with this `Origin` must say, so that a page may read it."""
         if "*" in self._origins:
             allowed: str | None = "*" if origin is not None else None
             told = {}
@@ -35,7 +34,7 @@ class Cors:
         """The answer to a browser's question whether it may; None for any other request."""
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
-        told = self.headers(request)
+        told = self.headers(request.headers.get("Origin"))
         if "Access-Control-Allow-Origin" not in told:
             return web.Response(status=403, headers=told)
         told["Access-Control-Allow-Methods"] = METHODS
@@ -46,6 +45,7 @@ class Cors:
         return web.Response(status=204, headers=told)
 
 
-def lines(headers: dict[str, str]) -> str:
+def lines(headers: dict[str, str]) -> bytes:
     """As header lines of a raw head."""
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    told = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return told.encode("utf-8", "surrogateescape")

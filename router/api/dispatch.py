@@ -1,39 +1,44 @@
 """The first code that sees a request: who is asking, for what, and under which id.
 
-Every answer leaves through here with its `X-Request-Id`, and every error in the OpenAI shape.
-Inference goes on to `inference.forward`; the router's own endpoints are looked up in a table.
+Every answer leaves through here with its `X-Request-Id`, and every error in the OpenAI shape. Two
+ways in: `forward` for what goes on to a worker, and `__call__`, aiohttp's handler, for the router's
+own endpoints, which are looked up in a table.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from aiohttp import web
 
 from router.api.access import Access
+from router.api.connection import ClientConnection
 from router.api.cors import Cors, lines
 from router.api.forwarding import Forwarding, Incoming
+from router.api.guest import SERVER_NAME
 from router.api.http import error_response, method_not_allowed
-from router.api.inference import forward
+from router.api.inference import Run, refuse
 from router.api.record import Opening
+from router.api.request import Request
 from router.api.request_log import RequestLog
 from router.api.routing import Match, MethodNotAllowed, RouteTable, check_path, split_target
-from router.api.server import SERVER_NAME, ClientConnection
 from router.clock import Clock
 from router.core.ids import RequestIdentity, label, request_identity, uuid7, w3c_trace_id
 from router.core.paths import Forwarded, ForwardPaths
-from router.errors import InternalError, NotFound, RouterError
+from router.errors import BadRequest, InternalError, NotFound, RouterError
 from router.metrics import EndedRequest, Metrics
 
 log = logging.getLogger("router.requests")
 
 UNKNOWN_ROUTE = "unknown"
 READING = ("GET", "HEAD")
+TRACED = ("POST", "GET", "PUT", "PATCH", "DELETE", "HEAD")
 
 
 class Dispatcher:
-    """The handler of the server."""
+    """See the module."""
 
     def __init__(
         self,
@@ -53,34 +58,95 @@ class Dispatcher:
         self._paths = paths
         self._forwarding = forwarding
         self._access = access
-        self._id_headers = [n for n in request_id_headers if n.lower() != "x-request-id"]
+        lowered = (name.lower() for name in request_id_headers)
+        self._id_headers = [name for name in lowered if name != "x-request-id"]
         self._cors = cors
         self._metrics = metrics
         self._request_log = request_log
         self._clock = clock
         self._random_bits = random_bits
 
+    # -- to a worker -----------------------------------------------------------------------
+
+    def forward(
+        self, request: Request, client: ClientConnection
+    ) -> Coroutine[Any, Any, bool] | None:
+        """Send a request to a worker: whether the client's connection may stay.
+
+        None for requests that are not for workers.
+        """
+        target = request.target.decode("utf-8", "surrogateescape")
+        try:
+            path, _ = split_target(target)
+        except BadRequest:
+            return None
+        forwarded = self._paths.find(path)
+        if forwarded is None or request.method not in TRACED:
+            return None
+        if not target.startswith("/"):
+            target = target[target.index(path) :]
+        return self._forward(request, client, target, path, forwarded)
+
+    async def _forward(
+        self,
+        request: Request,
+        client: ClientConnection,
+        target: str,
+        path: str,
+        forwarded: Forwarded,
+    ) -> bool:
+        arrived = self._clock.now()
+        key = uuid7(self._clock.unix_us(arrived), self._random_bits)
+        headers = request.headers
+        identity = self._identify(headers, key)
+        own = b"X-Request-Id: %b\r\n" % identity.request_id.encode()
+        if identity.replaced is not None:
+            own += b"X-Request-Id-Replaced: 1\r\n"
+        if self._cors is not None:
+            own += lines(self._cors.headers(headers.get("origin")))
+        try:
+            check_path(path)
+            self._access.check("key", headers.get("authorization"))
+        except RouterError as error:
+            self._count(
+                request.method, forwarded.label, error.status, error.code, arrived, identity
+            )
+            return refuse(client, request, error, own)
+        incoming = Incoming(
+            request=request,
+            client=client,
+            target=target,
+            path=path,
+            label=forwarded.label,
+            generates=forwarded.generates or request.method in READING,
+            opening=Opening(
+                request_id=identity.request_id,
+                key=key,
+                route=path,
+                method=request.method,
+                trace_id=w3c_trace_id(headers.get("traceparent")),
+                session_id=None,
+                label=label(headers.get("x-trace-label")),
+            ),
+            answer_headers=own,
+            arrived=arrived,
+        )
+        return await Run(self._forwarding, incoming).run()
+
+    # -- our own endpoints -----------------------------------------------------------------
+
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         arrived = self._clock.now()
         key = uuid7(self._clock.unix_us(arrived), self._random_bits)
-        identity = request_identity(request.headers, self._id_headers, key)
-        if identity.replaced is not None:
-            self._request_log.renamed(identity.replaced, identity.request_id)
-        route = UNKNOWN_ROUTE
+        identity = self._identify(request.headers, key)
+        route, method = UNKNOWN_ROUTE, request.method
         try:
             path, _ = split_target(request.raw_path)
-            forwarded = self._paths.find(path)
             preflight = None if self._cors is None else self._cors.preflight(request)
             if preflight is not None:
                 response: web.StreamResponse = preflight
-                self._count(request, route, response.status, "", arrived, identity)
-            elif forwarded is not None and self._traced(request.method):
-                route = forwarded.label
-                check_path(path)
-                self._access.check("key", request.headers.get("Authorization"))
-                response = await self._forward(request, path, forwarded, identity, key, arrived)
             else:
-                found = self._table.match(request.method, path)
+                found = self._table.match(method, path)
                 if isinstance(found, Match):
                     route = found.route.name
                     self._access.check(found.route.access, request.headers.get("Authorization"))
@@ -89,90 +155,52 @@ class Dispatcher:
                     response = method_not_allowed(found.allowed)
                 else:
                     raise NotFound(f"no such path: {path[:200]}")
-                self._count(request, route, response.status, "", arrived, identity)
+            self._count(method, route, response.status, "", arrived, identity)
         except RouterError as error:
             response = error_response(error)
-            self._count(request, route, error.status, error.code, arrived, identity)
+            self._count(method, route, error.status, error.code, arrived, identity)
         except ConnectionError:
             raise
         except Exception:
             log.exception("request %s to %s crashed", identity.request_id, request.raw_path[:200])
             response = error_response(InternalError("internal error"))
-            self._count(request, route, 500, InternalError.code, arrived, identity)
+            self._count(method, route, 500, InternalError.code, arrived, identity)
         if not response.prepared:
             response.headers["X-Request-Id"] = identity.request_id
             if identity.replaced is not None:
                 response.headers["X-Request-Id-Replaced"] = "1"
             response.headers["Server"] = SERVER_NAME
             if self._cors is not None:
-                response.headers.update(self._cors.headers(request))
+                response.headers.update(self._cors.headers(request.headers.get("Origin")))
         return response
 
-    @staticmethod
-    def _traced(method: str) -> bool:
-        return method in ("POST", "GET", "PUT", "PATCH", "DELETE", "HEAD")
+    # -- both ------------------------------------------------------------------------------
 
-    async def _forward(
-        self,
-        request: web.BaseRequest,
-        path: str,
-        forwarded: Forwarded,
-        identity: RequestIdentity,
-        key: str,
-        arrived: float,
-    ) -> web.StreamResponse:
-        headers = request.headers
-        own = f"X-Request-Id: {identity.request_id}\r\n"
+    def _identify(self, headers: Mapping[str, str], key: str) -> RequestIdentity:
+        identity = request_identity(headers, self._id_headers, key)
         if identity.replaced is not None:
-            own += "X-Request-Id-Replaced: 1\r\n"
-        if self._cors is not None:
-            own += lines(self._cors.headers(request))
-        assert isinstance(request.protocol, ClientConnection)
-        target = request.raw_path
-        return await forward(
-            self._forwarding,
-            Incoming(
-                http=request,
-                client=request.protocol,
-                target=target if target.startswith("/") else target[target.index(path) :],
-                path=path,
-                label=forwarded.label,
-                generates=forwarded.generates or request.method in READING,
-                opening=Opening(
-                    request_id=identity.request_id,
-                    key=key,
-                    route=path,
-                    method=request.method,
-                    trace_id=w3c_trace_id(headers.get("traceparent")),
-                    session_id=None,
-                    label=label(headers.get("X-Trace-Label")),
-                ),
-                answer_headers=own.encode(),
-                arrived=arrived,
-            ),
-        )
+            self._request_log.renamed(identity.replaced, identity.request_id)
+        return identity
 
     def _count(
         self,
-        request: web.BaseRequest,
+        method: str,
         route: str,
         status: int,
         code: str,
         arrived: float,
         identity: RequestIdentity,
     ) -> None:
-        self._metrics.request_received(route, request.method)
+        self._metrics.request_received(route, method)
         elapsed = self._clock.now() - arrived
         self._metrics.request_ended(
             EndedRequest(
                 route=route,
-                method=request.method,
+                method=method,
                 duration_seconds=elapsed,
                 head_seconds=elapsed,
                 http_status=status,
                 error_code=code,
             )
         )
-        self._request_log.answered(
-            identity.request_id, request.method, route, status, code, elapsed
-        )
+        self._request_log.answered(identity.request_id, method, route, status, code, elapsed)

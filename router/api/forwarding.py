@@ -5,13 +5,13 @@ from __future__ import annotations
 from random import Random
 
 import msgspec
-from aiohttp import web
 
+from router.api.connection import ClientConnection
 from router.api.gate import Gate
 from router.api.record import Opening, Recorder
 from router.api.relay import Limits
+from router.api.request import Request
 from router.api.request_log import RequestLog
-from router.api.server import ClientConnection
 from router.api.watch import Watch
 from router.caches import Caches
 from router.clock import Clock
@@ -30,7 +30,7 @@ class Incoming(msgspec.Struct, frozen=True):
     `label` is the route's name in metrics; `generates` says that repeating it is harmless.
     """
 
-    http: web.BaseRequest
+    request: Request
     client: ClientConnection
     target: str  # path and query, as sent
     path: str

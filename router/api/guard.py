@@ -1,14 +1,10 @@
-"""What a client may cost before its request is there: size and time of a head, connections at all.
-
-aiohttp bounds each line of a head and closes idle connections; the rest is here. Nothing is done
-per request but one search in the bytes that come first.
-"""
+"""What a client may cost before its request is there, and how it is told that it is too much."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -17,14 +13,9 @@ from router.errors import error_body
 
 log = logging.getLogger("router.connections")
 
-HEAD_END: Final = b"\r\n\r\n"
+CLOSE: Final = b"Connection: close\r\n"
 GOODBYE_SECONDS: Final = 1.0  # for a client that is refused to read why
 RELIEF: Final = 0.9  # share of the limit below which it is said to be over
-PHRASES: Final = {
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-}
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,47 +27,29 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 0
 
 
-class HeadWatch:
-    """Follows the bytes of one connection from request to request while they are those of a head."""
-
-    __slots__ = ("_bytes", "_tail", "awaited", "began_at")
-
-    def __init__(self) -> None:
-        self.awaited = True  # the next byte is that of a head
-        self.began_at: float | None = None  # a head has begun and is not complete
-        self._bytes = 0
-        self._tail = b""
-
-    def take(self, data: bytes, now: Callable[[], float]) -> int:
-        """Count `data`; the size of the head so far. `now()` in monotonic seconds."""
-        seen = self._tail + data if self._tail else data
-        end = seen.find(HEAD_END)
-        if end < 0:
-            if self.began_at is None:
-                self.began_at = now()
-            self._bytes += len(data)
-            self._tail = seen[-3:]
-            return self._bytes
-        size = self._bytes + end + len(HEAD_END) - len(self._tail)
-        self.awaited = False
-        self.began_at = None
-        self._bytes = 0
-        self._tail = b""
-        return size
-
-    def next(self) -> None:
-        """A request was read and answered; a head may follow."""
-        self.awaited = True
-
-
-def raw_error(status: int, code: str, message: str) -> bytes:
-    """An answer for where there is no request to answer, with its head."""
-    body = error_body(status, code, message)
-    retry = b"Retry-After: 1\r\n" if status == 503 else b""
+def raw_error(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    lines: bytes = CLOSE,
+    bodiless: bool = False,
+) -> bytes:
+    """An error as a whole answer; `lines` are further header lines of it."""
+    body = error_body(status, code, message, param=param)
     return (
-        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b"
-        b"Connection: close\r\nServer: trace-router\r\n\r\n%b"
-        % (status, PHRASES[status].encode(), len(body), retry, body)
+        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"X-Content-Type-Options: nosniff\r\nX-SMG-Error-Code: %b\r\nServer: trace-router\r\n"
+        b"%b\r\n%b"
+        % (
+            status,
+            HTTPStatus(status).phrase.encode(),
+            len(body),
+            code.encode(),
+            lines,
+            b"" if bodiless else body,
+        )
     )
 
 

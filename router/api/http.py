@@ -34,9 +34,14 @@ def error_response(error: RouterError, headers: Mapping[str, str] | None = None)
     """An error as the client sees it: OpenAI's shape, its code also in a header."""
     told = {ERROR_CODE_HEADER: error.code}
     if error.retry_after_seconds is not None:
-        told["Retry-After"] = str(max(1, ceil(error.retry_after_seconds)))
+        told["Retry-After"] = retry_after(error.retry_after_seconds)
     body = error_body(error.status, error.code, error.message, param=error.param)
     return json_response(body, error.status, told | dict(headers or {}))
+
+
+def retry_after(seconds: float) -> str:
+    """The value of `Retry-After`."""
+    return str(max(1, ceil(seconds)))
 
 
 def method_not_allowed(allowed: Iterable[str]) -> web.Response:

@@ -10,17 +10,17 @@ awaiting: when a client leaves, this coroutine is cancelled at whatever it await
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
-from aiohttp import HttpVersion11, web
-
-from router.api.body import read_body
+from router.api.connection import ClientConnection
 from router.api.forwarding import Forwarding, Incoming
 from router.api.gate import Ticket
-from router.api.http import error_response
+from router.api.guard import CLOSE, raw_error
+from router.api.http import retry_after
 from router.api.record import seconds
 from router.api.relay import ClientFacts, Exchange, Framing
-from router.api.server import Sent, reset
+from router.api.request import Request
 from router.core.breaker import Permit, Verdict, verdict
 from router.core.facts import BadBody, RequestFacts, read_facts
 from router.core.outcome import answer_trouble, attempt_trouble, terminal_status, trace_error
@@ -55,28 +55,24 @@ from tracking.trace import Status
 
 STOPPED: Final = "the router was stopped before the answer was whole"
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
-SLOW_CLIENT_CLOSE_SECONDS = 30.0  # a broken answer's rest is offered this long, then reset
 
-
-async def forward(shared: Forwarding, incoming: Incoming) -> web.StreamResponse:
-    """The answer, or what stands for one that has been sent. Ends in exactly one trace."""
-    return await Run(shared, incoming).run()
+log = logging.getLogger("router.requests")
 
 
 class Run:
     """One request while it runs: what it holds and must give back."""
 
     def __init__(self, shared: Forwarding, incoming: Incoming) -> None:
-        http = incoming.http
-        http11 = http.version >= HttpVersion11
+        request = incoming.request
+        http11 = request.http11
         self.shared = shared
         self.incoming = incoming
         self.record = shared.recorder.open(incoming.opening, incoming.arrived)
         self.client_facts = ClientFacts(
             http11=http11,
-            keep_alive=http.keep_alive and not shared.fleet.draining,
-            head_request=http.method == "HEAD",
-            accepts_trailers=http11 and "trailers" in http.headers.get("TE", ""),
+            keep_alive=request.keep_alive and not shared.fleet.draining,
+            head_request=request.method == "HEAD",
+            accepts_trailers=http11 and "trailers" in request.headers.get("te", ""),
         )
         self.body = b""
         self.facts = RequestFacts(route=incoming.path)
@@ -92,28 +88,29 @@ class Run:
         self.sent_at: float | None = None
         self.head_at: float | None = None
 
-    async def run(self) -> web.StreamResponse:
-        shared = self.shared
+    async def run(self) -> bool:
+        """Whether the client's connection may stay."""
+        shared, request = self.shared, self.incoming.request
         shared.open_requests += 1
-        shared.metrics.request_received(self.incoming.label, self.incoming.http.method)
+        shared.metrics.request_received(self.incoming.label, request.method)
         shared.budget.request(self.incoming.arrived)
-        error: RouterError | None = InternalError("the router failed")
+        error: RouterError | None = None
         try:
             await self.read()
             self.ticket = await shared.gate.enter()
-            answer = await self.attempts()
+            stay = await self.attempts()
             error = None if self.exchange is None else self.exchange.error
-            return answer
+            return stay
         except RouterError as raised:
             # Its traceback holds the frames that hold it: a circle, too.
             error = raised.with_traceback(None)
-            return error_response(raised)
         except asyncio.CancelledError:
             error = self.why_cancelled()
             raise
-        except ConnectionError:
-            error = ClientGone("the client left")
-            raise
+        except Exception:
+            error = InternalError("internal error")
+            name = self.incoming.opening.request_id
+            log.exception("request %s to %s crashed", name, self.incoming.target[:200])
         finally:
             # No await from here on: this also runs when the client has left.
             self.end_attempt(error)
@@ -121,22 +118,24 @@ class Run:
                 shared.gate.leave(self.ticket)
             shared.open_requests -= 1
             self.finish(error)
+            relayed = self.exchange is not None and self.exchange.relayed
             self.exchange = None  # it knows us, too: a circle that only the collector would free
+        if relayed:
+            return False
+        return refuse(self.incoming.client, request, error, self.incoming.answer_headers)
 
     def why_cancelled(self) -> RouterError:
         return RouterStopped(STOPPED) if self.shared.stopping else ClientGone("the client left")
 
     async def read(self) -> None:
         """Body and facts. Raises BadRequest, TooLarge."""
-        http = self.incoming.http
-        self.body = await read_body(http, self.shared.settings.max_payload_bytes)
-        if self.body or http.method == "POST":
+        request = self.incoming.request
+        self.body = await request.body(self.shared.settings.max_payload_bytes)
+        if self.body or request.method == "POST":
             try:
+                headers = request.headers
                 self.facts = read_facts(
-                    self.incoming.path,
-                    self.body,
-                    http.headers.get("Content-Type", ""),
-                    http.headers,
+                    self.incoming.path, self.body, headers.get("content-type", ""), headers
                 )
             except BadBody as error:
                 raise BadRequest(str(error)) from None
@@ -152,14 +151,14 @@ class Run:
             return
         rid = self.incoming.opening.key
         body = with_rid(self.body, rid)
-        if body is not None and "Content-Encoding" not in self.incoming.http.headers:
+        if body is not None and "content-encoding" not in self.incoming.request.headers:
             self.body = body
             self.own_rid = self.facts.engine_request_id = rid
 
     # -- attempts --------------------------------------------------------------------------
 
-    async def attempts(self) -> web.StreamResponse:
-        """Try workers until one answers. Raises NoWorker and the errors of the last attempt."""
+    async def attempts(self) -> bool:
+        """Try workers until one answers; whether the connection may stay. Raises NoWorker and the errors of the last attempt."""
         while True:
             try:
                 self.choose()
@@ -171,7 +170,7 @@ class Run:
             exchange = await self.attempt()
             if exchange.error is None and exchange.refused is None:
                 await self.drain()
-                return Sent(keep_alive=self.client_facts.keep_alive and not exchange.until_close)
+                return self.client_facts.keep_alive and not exchange.until_close
             if exchange.relayed:
                 return self.break_off(exchange)
             if exchange.error is not None and not self.try_again(Failure(error=exchange.error)):
@@ -247,12 +246,12 @@ class Run:
             # What must not be repeated never goes onto a connection that may just be closing.
             connection = pool.take_idle(shared.clock.now()) if self.incoming.generates else None
             head = shared.headers.request_head(
-                self.incoming.http.method,
+                self.incoming.request.method,
                 self.incoming.target,
-                self.incoming.http.raw_headers,
+                self.incoming.request.raw_headers,
                 worker=worker,
                 request_id=self.incoming.opening.request_id,
-                content_length=len(self.body) if self.has_body() else None,
+                content_length=len(self.body) if self.incoming.request.has_body else None,
             )
             if connection is None:
                 connection = await pool.connect()
@@ -280,10 +279,6 @@ class Run:
         if self.worker is not None:
             self.worker.prefilled(self.queued_tokens)
         self.queued_tokens = 0
-
-    def has_body(self) -> bool:
-        headers = self.incoming.http.headers
-        return bool(self.body) or "Content-Length" in headers or "Transfer-Encoding" in headers
 
     def head_received(self, head: AnswerHead, framing: Framing) -> bytes | None:
         """Called by the exchange: the head for the client, or None when we try again instead."""
@@ -339,19 +334,15 @@ class Run:
         if self.incoming.client.writing_paused:
             await self.incoming.client.drained()
 
-    def break_off(self, exchange: Exchange) -> Sent:
-        """The answer broke after a part of it was relayed: the client must not take it for whole."""
-        transport = self.incoming.client.transport
+    def break_off(self, exchange: Exchange) -> bool:
+        """The answer broke after a part of it was relayed: the client must not take it for whole.
+
+        Whether its connection may stay.
+        """
         if exchange.break_client(error_frame=self.shared.settings.sse_error_frames):
-            return Sent(keep_alive=self.client_facts.keep_alive)
-        if transport is not None:
-            if exchange.until_close:
-                reset(transport)
-            else:
-                transport.close()
-                loop = asyncio.get_running_loop()
-                loop.call_later(SLOW_CLIENT_CLOSE_SECONDS, transport.abort)
-        return Sent(keep_alive=False)
+            return self.client_facts.keep_alive
+        self.incoming.client.break_off(reset=exchange.until_close)
+        return False
 
     def end_attempt(self, error: RouterError | None) -> None:
         """Give worker and permit back, and say how the attempt went. Harmless without one."""
@@ -424,7 +415,7 @@ class Run:
         self.shared.metrics.request_ended(
             EndedRequest(
                 route=self.incoming.label,
-                method=self.incoming.http.method,
+                method=self.incoming.request.method,
                 duration_seconds=now - arrived,
                 http_status=http_status,
                 error_code="" if error is None else error.code,
@@ -442,3 +433,29 @@ class Run:
                 cached_tokens=None if answer is None else answer.cached_tokens,
             )
         )
+
+
+def refuse(
+    client: ClientConnection, request: Request, error: RouterError | None, own: bytes
+) -> bool:
+    """Answer with an error of ours, with the header lines `own`. Whether the connection may stay."""
+    assert error is not None
+    lines = own
+    if error.retry_after_seconds is not None:
+        lines += b"Retry-After: %b\r\n" % retry_after(error.retry_after_seconds).encode()
+    if not request.keep_alive:
+        lines += CLOSE
+    elif not request.http11:
+        lines += b"Connection: keep-alive\r\n"
+    bodiless = request.method == "HEAD"
+    client.write(
+        raw_error(
+            error.status,
+            error.code,
+            error.message,
+            param=error.param,
+            lines=lines,
+            bodiless=bodiless,
+        )
+    )
+    return request.keep_alive

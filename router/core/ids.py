@@ -36,9 +36,9 @@ def request_identity(
 ) -> RequestIdentity:
     """The id of a request: that of `X-Request-Id`, else of the first header of `names` there is.
 
-    An empty header is none. `minted` is used where no id is given, or one that is not acceptable.
+    `headers` is asked for lower-case names. An empty header is none. `minted` is used where no id is given, or one that is not acceptable.
     """
-    given = headers.get("X-Request-Id")
+    given = headers.get("x-request-id")
     if not given:
         given = next((value for name in names if (value := headers.get(name))), None)
     if not given:

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from router.api.connection import ClientConnection
 from router.api.record import Recorder
-from router.api.server import ClientConnection
 from router.app import App
 from router.upstream.connection import UpstreamConnection
 from router.upstream.pool import ConnectionPool

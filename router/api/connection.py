@@ -1,0 +1,424 @@
+"""One client connection: requests come in, are answered one after the other, and it stays or ends.
+
+llhttp parses; nothing here knows what a request is for. The listener's `forward` says which ones
+are for a worker and serves them; any other is put to aiohttp, as a `Guest` on this connection.
+What a client may cost before its request is there is bounded here: the size of a head, what it
+sends ahead, and (by `check`, called about once a second) the time it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol, cast
+
+import httptools
+from aiohttp import web
+
+from router.api.guard import CLOSE, ConnectionLimits, raw_error, say_goodbye
+from router.api.guest import Guest, GuestTransport
+from router.api.relay import Exchange
+from router.api.request import RawHeaders, Request
+
+LINGER_SECONDS: Final = 10.0  # for the rest of a body that nobody wants
+AHEAD_BYTES: Final = 64 * 1024  # of requests that are sent before their turn: then reading stops
+AHEAD_REQUESTS: Final = 32
+SLOW_CLIENT_CLOSE_SECONDS: Final = 30.0  # a broken answer's rest is offered this long, then reset
+NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+
+class Host(Protocol):
+    """What a connection needs of its listener."""
+
+    limits: ConnectionLimits
+    server: web.Server | None
+
+    def welcome(self, connection: ClientConnection) -> bool:
+        """Is there room for it?"""
+        ...
+
+    def gone(self, connection: ClientConnection) -> None: ...
+
+    def forward(
+        self, request: Request, client: ClientConnection
+    ) -> Coroutine[Any, Any, bool] | None:
+        """Serve a request that is for a worker; None for any other.
+
+        The coroutine returns whether the connection may stay. It is cancelled when the client
+        leaves.
+        """
+        ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """See the module. A `ClientStream` for the exchange attached to it."""
+
+    __slots__ = (
+        "_ahead_bytes",
+        "_behind",
+        "_closing",
+        "_current",
+        "_deaf",
+        "_drain_waiter",
+        "_exchange",
+        "_guest",
+        "_head_bytes",
+        "_head_open",
+        "_headers",
+        "_host",
+        "_lingering",
+        "_loop",
+        "_oversized",
+        "_parser",
+        "_reading",
+        "_read_paused",
+        "_since",
+        "_target",
+        "_task",
+        "_trouble",
+        "_waiting",
+        "transport",
+    )
+
+    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._host = host
+        self._loop = loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: deque[Request] = deque()  # their heads are here; the first is next
+        self._reading: Request | None = None  # whose body is being parsed
+        self._current: Request | None = None  # which is being answered
+        self._lingering: Request | None = None  # which is answered, and not whole
+        self._task: asyncio.Task[None] | None = None
+        self._guest: tuple[Guest, GuestTransport] | None = None
+        self._exchange: Exchange | None = None
+        self._behind = False
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._closing = False  # no request after this one
+        self._deaf = False  # what comes from now on is not read
+        self._trouble: str | None = None  # what was sent behind those waiting is not HTTP
+        self._since: float | None = None  # how long this has lasted: from when `check` saw it
+        self._head_open = False
+        self._head_bytes = 0
+        self._oversized = False
+        self._ahead_bytes = 0
+        self._read_paused = False
+        self._target = b""
+        self._headers: RawHeaders = []
+
+    # -- asyncio ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        if not self._host.welcome(self):
+            self.refuse(503, "too_many_connections", "too many connections")
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._host.gone(self)
+        self.transport = None
+        self._deaf = True
+        self._waiting.clear()
+        # Parser, requests and guest know this connection: circles that only the collector would free.
+        del self._parser
+        self._reading = self._lingering = None
+        guest, self._guest = self._guest, None
+        if guest is not None:
+            guest[0].connection_lost(exc)
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._oversized = self._head_bytes + len(data) > self._host.limits.max_header_bytes
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as switch:
+            self._stay_with_http1(data[switch.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            if not self._deaf:  # else it came behind the last request of this connection
+                self._malformed(str(error))
+        if self._head_open:
+            self._count_head(len(data))
+        if self._current is not None:
+            self._current.wake()
+            if self._waiting:
+                self._count_ahead(len(data))
+        elif self._lingering is None or self._lingering.whole:
+            self._go_on()
+
+    def eof_received(self) -> None:
+        # Without this the transport would first wait until the client has read what is left.
+        if self._exchange is not None and self.transport is not None:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self._behind = True
+        if self._exchange is not None:
+            self._exchange.pause()
+        if self._guest is not None:
+            self._guest[0].pause_writing()
+
+    def resume_writing(self) -> None:
+        self._behind = False
+        waiter, self._drain_waiter = self._drain_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if self._exchange is not None:
+            self._exchange.resume()
+        if self._guest is not None:
+            self._guest[0].resume_writing()
+
+    # -- httptools -------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._headers = []
+        self._head_open = True
+
+    def on_url(self, target: bytes) -> None:
+        self._target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))  # trailers, too: nobody reads them
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if parser.should_upgrade():
+            return
+        self._head_open = False
+        self._head_bytes = 0
+        request = Request(
+            self,
+            parser.get_method().decode(),
+            self._target,
+            self._headers,
+            http11=parser.get_http_version() == "1.1",
+            keep_alive=parser.should_keep_alive(),
+        )
+        if self._oversized and self._too_large(len(request.raw_head())):
+            return
+        if request.chunked and request.headers["transfer-encoding"].lower() != "chunked":
+            self._trouble, self._deaf = "a transfer coding other than chunked", True
+            return
+        self._reading = request
+        self._waiting.append(request)
+
+    def on_body(self, piece: bytes) -> None:
+        if self._reading is not None:
+            self._reading.feed(piece)
+
+    def on_message_complete(self) -> None:
+        request, self._reading = self._reading, None
+        if request is not None:
+            request.end()
+            self._deaf = not request.keep_alive
+
+    # -- heads, good and bad ---------------------------------------------------------------
+
+    def _count_head(self, size: int) -> None:
+        """A head has begun, and this read did not complete it."""
+        if self._head_bytes == 0:
+            self._since = None
+        self._head_bytes += size
+        self._too_large(self._head_bytes)
+
+    def _too_large(self, size: int) -> bool:
+        limit = self._host.limits.max_header_bytes
+        if size > limit and not self._deaf:
+            self.refuse(431, "head_too_large", f"the head is larger than {limit} bytes")
+        return size > limit
+
+    def _stay_with_http1(self, rest: bytes) -> None:
+        """An Upgrade is an offer that need not be taken (RFC 9110, 7.8): read on without it."""
+        method = self._parser.get_method().decode()
+        if method == "CONNECT":
+            self._malformed("this is no tunnel")
+            return
+        http11 = self._parser.get_http_version() == "1.1"
+        asked = Request(self, method, self._target, self._headers, http11=http11, keep_alive=True)
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(asked.raw_head(without=b"upgrade") + rest)
+
+    def _malformed(self, problem: str) -> None:
+        """What was sent is not HTTP. Requests that came before it are answered first."""
+        self._deaf = True
+        reading, self._reading = self._reading, None
+        if reading is None:
+            self._trouble = self._trouble or problem
+        else:
+            reading.broken = problem
+            reading.keep_alive = False
+            reading.wake()
+        if self._current is None:
+            self._go_on()
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answer what is no request yet, and close."""
+        self._deaf = self._closing = True
+        self._waiting.clear()
+        if self.transport is not None:
+            lines = CLOSE + (b"Retry-After: 1\r\n" if status == 503 else b"")
+            say_goodbye(self.transport, raw_error(status, code, message, lines=lines))
+
+    # -- one request after the other -------------------------------------------------------
+
+    def _next(self) -> None:
+        request = self._current = self._waiting.popleft()
+        self._since = None
+        if self._read_paused and self.transport is not None:
+            self._read_paused = False
+            self._ahead_bytes = 0
+            self.transport.resume_reading()
+        forwarding = self._host.forward(request, self)
+        if forwarding is not None:
+            self._task = self._loop.create_task(self._serve(forwarding))
+        else:
+            self._invite(request)
+
+    async def _serve(self, forwarding: Coroutine[Any, Any, bool]) -> None:
+        stay = False
+        try:
+            stay = await forwarding
+        finally:
+            self._task = None
+            self._answered(stay)
+
+    def _invite(self, request: Request) -> None:
+        """Let aiohttp answer."""
+        assert self.transport is not None and self._host.server is not None
+        guest = Guest(
+            self._host.server,
+            self._loop,
+            max_header_bytes=self._host.limits.max_header_bytes,
+            on_answered=self._guest_answered,
+        )
+        transport = GuestTransport(self.transport)
+        self._guest = guest, transport
+        guest.connection_made(transport)
+        if self._behind:
+            guest.pause_writing()
+        request.pour(guest.data_received)
+
+    def _guest_answered(self, stay: bool) -> None:
+        if self._guest is not None:
+            guest, transport = self._guest
+            self._guest = None
+            transport.resume_reading()
+            transport.leave()
+            self._loop.call_soon(guest.connection_lost, None)  # not from inside its own task
+            self._answered(stay)
+
+    def _answered(self, stay: bool) -> None:
+        """The current request is over; `stay`: the connection may be used again."""
+        request, self._current = self._current, None
+        self._since = None
+        if request is None or self.transport is None or self.transport.is_closing():
+            return
+        if not (stay and request.keep_alive):
+            self._closing = True
+        if request.whole or request.broken is not None:
+            self._go_on()
+        else:  # closing on unread bytes would reset the connection before the answer is read
+            request.drop()
+            self._lingering = request
+
+    def _go_on(self) -> None:
+        """Nothing is being answered: what next?"""
+        self._lingering = None
+        if self._closing:
+            if self.transport is not None:
+                self.transport.close()
+        elif self._waiting:
+            self._next()
+        elif self._trouble is not None:
+            self.refuse(400, "bad_http", self._trouble)
+
+    # -- what the listener calls -----------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Close the connection when its client takes too long for what it is at."""
+        transport, limits = self.transport, self._host.limits
+        if self._current is not None or transport is None or transport.is_closing():
+            return
+        if self._since is None:
+            self._since = now
+            return
+        spent = now - self._since
+        if self._lingering is not None:
+            if spent > LINGER_SECONDS:
+                transport.close()
+        elif self._head_open:
+            if spent > limits.header_read_seconds and not self._deaf:
+                text = f"the head did not come within {limits.header_read_seconds:g} s"
+                self.refuse(408, "head_timeout", text)
+        elif spent > limits.idle_seconds:
+            transport.close()
+
+    def finish(self) -> None:
+        """Take no further request."""
+        self._closing = True
+        if self._current is None and self.transport is not None:
+            self.transport.close()
+
+    def cut(self) -> asyncio.Task[None] | None:
+        """End now, whatever runs; the task to wait for."""
+        task = self._task
+        self.finish()
+        if task is not None:
+            task.cancel()
+        return task
+
+    # -- what an exchange and its request call (ClientStream) ------------------------------
+
+    @property
+    def writing_paused(self) -> bool:
+        return self._behind
+
+    def attach(self, exchange: Exchange | None) -> None:
+        self._exchange = exchange
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def break_off(self, *, reset: bool) -> None:
+        """End the connection in the middle of an answer.
+
+        With `reset` by RST, at once: where its close would look like the end of an answer.
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        if reset:
+            sock = transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            transport.abort()
+        else:
+            transport.close()
+            self._loop.call_later(SLOW_CLIENT_CLOSE_SECONDS, transport.abort)
+
+    async def drained(self) -> None:
+        """Wait until a client that fell behind has caught up."""
+        if self._behind:
+            self._drain_waiter = self._loop.create_future()
+            await self._drain_waiter
+
+    # -- what is sent ahead ----------------------------------------------------------------
+
+    def _count_ahead(self, size: int) -> None:
+        """Requests wait behind the current one. Their bytes must not pile up."""
+        self._ahead_bytes += size
+        many = self._ahead_bytes > AHEAD_BYTES or len(self._waiting) > AHEAD_REQUESTS
+        if many and not self._read_paused and self.transport is not None:
+            self._read_paused = True
+            self.transport.pause_reading()
