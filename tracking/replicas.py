@@ -40,6 +40,10 @@ class SweepGate:
         self._since: float | None = None
         self._last = 0.0
 
+    def shut(self) -> None:
+        """Begin to count again: the leases of others may be gone with the data of before."""
+        self._since = None
+
     def beat(self, now: float) -> None:
         if self._since is None or now - self._last > self._gap:
             self._since = now
@@ -56,11 +60,13 @@ class SweepGate:
 class Events(msgspec.Struct):
     """Whom to tell of what a beat brought.
 
-    `synchronise(unix_us, at)` the store's clock at a monotonic second; `server_changed()` the data
-    may be another; `lease_lapsed()` others may have held us for dead.
+    `synchronise(unix_us, at)` the store's clock at a monotonic second; `same_server(at)` it was the
+    one of before then; `server_changed()` the data may be another; `lease_lapsed()` others may have
+    held us for dead.
     """
 
     synchronise: Callable[[int, float], None]
+    same_server: Callable[[float], None]
     server_changed: Callable[[], None]
     lease_lapsed: Callable[[], None]
 
@@ -105,13 +111,16 @@ class Replicas:
         before, self.last = self.last, beat
         if before is None or received - sent < SLOW_BEAT_SECONDS:
             self._events.synchronise(beat.now_us, (sent + received) / 2)
-        self._gate.beat(received)
         self._health.succeeded("heartbeat")
         if before is not None and before.server != beat.server:
             log.warning("trace store: the server or its data is another one; sending again")
+            self._gate.shut()
             self._events.server_changed()
-        elif before is not None and not beat.known:
-            self._events.lease_lapsed()
+        else:
+            self._events.same_server(sent)
+            if before is not None and not beat.known:
+                self._events.lease_lapsed()
+        self._gate.beat(received)
         self._tell_settings(beat.retention)
         return beat
 

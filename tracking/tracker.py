@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -30,7 +31,6 @@ log = logging.getLogger("tracking")
 
 START_SECONDS: Final = 2.0  # how long a start waits for the store
 FLUSH_SECONDS: Final = 0.4  # how long a query waits for this replica's own changes
-QUERY_SECONDS: Final = 0.5
 LOCAL_BUDGET: Final = 20_000  # records known here that a list looks at while the store is away
 OPEN_STATUSES: Final = ("queued", "routed", "processing")
 PRIVATE: Final = (
@@ -83,13 +83,7 @@ class Tracker:
         self._own = Retention(config.max_entries, config.ttl_seconds)
         self._health = StoreHealth()
         self._tasks: list[asyncio.Task[None]] = []
-        # Short time limits: a store that hangs must not hold up an answer, nor a start.
-        self._store = TraceStore.from_url(
-            url,
-            config.fleet,
-            self._own,
-            call_timeout_seconds=QUERY_SECONDS,
-        )
+        self._store = TraceStore.from_url(url, config.fleet, self._own)
         self._writer = TraceWriter(
             self._store,
             self._health,
@@ -104,6 +98,7 @@ class Tracker:
             self._health,
             Events(
                 synchronise=synchronise,
+                same_server=self._writer.settle,
                 server_changed=self._writer.send_again,
                 lease_lapsed=self._writer.rewrite_open,
             ),
@@ -134,12 +129,13 @@ class Tracker:
         if self._embedded is not None:
             log.info(PRIVATE)
             await self._embedded.start()
-        end = self._now() + START_SECONDS
-        while not self._health.up and self._now() < end - QUERY_SECONDS:
-            try:
-                await self._replicas.beat()
-            except StoreUnavailable:
-                await asyncio.sleep(0.1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                while not self._health.up:
+                    try:
+                        await self._replicas.beat()
+                    except StoreUnavailable:
+                        await asyncio.sleep(0.1)
 
     async def close(self, deadline_seconds: float) -> None:
         """Commit what is left, at most so long, then leave the fleet and stop everything."""

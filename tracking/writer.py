@@ -1,24 +1,25 @@
 """From changed traces to committed records, off the path of the requests.
 
 `put` only remembers which trace changed. Every 10 ms, or at once when 100 have gathered, they are
-encoded and written in one call, so a short request is written once, when it is over. What cannot
-be written is kept:
+encoded and written in one call, so a short request is written once, when it is over. Several calls
+may be under way, so that a store that is far away is kept up with; the store takes the newest version
+of a record in whatever order they arrive. What cannot be written is kept:
 
     dirty     traces changed and not yet encoded, by key; the latest state wins
+    sending   records under way
     backlog   terminal records the store has not taken, encoded, bounded in bytes, oldest dropped
-    recent    records committed in the last 10 s, to be sent again when the server turns out to be
-              another one: fail-over loses acknowledged writes
+    recent    records committed lately (`tracking.recent`), to be sent again when the server turns
+              out to be another one
     open      traces of requests that still run; they need no copy, they can always be written again
 
-When the store is back, new changes go first (they are what people look at) and the backlog follows in
-order, in steps, with a pause between.
+After a failure one call at a time tries again. When the store is back, new changes go first (they are
+what people look at) and the backlog follows in order, in steps, with a pause between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final, Protocol
@@ -27,8 +28,10 @@ import msgspec
 
 from tracking.health import StoreHealth
 from tracking.lifecycle import LiveTrace
+from tracking.recent import Recent
 from tracking.record import Record, record_key, rename_nodes
 from tracking.spool import Spool
+from tracking.waiters import Waiters
 
 log = logging.getLogger("tracking.writer")
 
@@ -37,8 +40,9 @@ BATCH_BYTES: Final = 1 << 20
 LINGER_SECONDS: Final = 0.010
 RETRY_SECONDS: Final = 0.25
 BACKFILL_PAUSE_SECONDS: Final = 0.005
+LANES: Final = 8  # calls under way at once: 4,000 records a second to a store 200 ms away
+MOST_DIRTY: Final = 20 * BATCH_RECORDS  # beyond, finished ones become bytes, which are bounded
 RECENT_SECONDS: Final = 10.0
-RECENT_BYTES: Final = 32 << 20
 DEFAULT_BUFFER_BYTES: Final = 256 << 20
 
 
@@ -85,11 +89,14 @@ class TraceWriter:
         self._dirty: dict[str, LiveTrace] = {}
         self._open: dict[str, LiveTrace] = {}
         self._sent_revision: dict[str, int] = {}  # of open ones
-        self._sending: dict[str, Record] = {}  # fresh ones under way
+        self._sending: dict[str, Record] = {}  # fresh ones under way, the newest of each key
         self._backlog = Spool()
-        self._recent = Spool()
-        self._recent_times: deque[tuple[float, Record]] = deque()
-        self._waiters: list[_Waiter] = []
+        self._recent = Recent(buffer_bytes // 4)
+        self._lanes: dict[int, asyncio.Task[bool]] = {}  # by number of the batch
+        self._batches = 0
+        self._backfill: asyncio.Task[None] | None = None
+        self._taking = True  # the last call went through
+        self._waiters = Waiters()
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
         self._held = self._overflowing = False
@@ -117,16 +124,19 @@ class TraceWriter:
 
     async def run(self) -> None:
         """Commit for ever; ended by cancellation, which loses nothing."""
-        while True:
-            if not self._dirty and not self._backlog:
-                self._changed.clear()
-                await self._changed.wait()
-            if len(self._dirty) < BATCH_RECORDS and not self._waiters and not self._backlog:
-                await self._linger()
-            if self._held or not await self._commit_round():
-                self._release_waiters(committed=False)
-                await self._spool_dirty()
-                await asyncio.sleep(RETRY_SECONDS)  # a call that fails at once never yields
+        try:
+            while True:
+                if not self._dirty and (not self._backlog or self._backfill is not None):
+                    self._changed.clear()
+                    await self._changed.wait()
+                if len(self._dirty) < BATCH_RECORDS and not self._waiters and self._taking:
+                    await self._linger()
+                if self._held or not self._taking:
+                    await self._wait_for_the_store()
+                if not self._held:
+                    await self._start_calls()
+        finally:
+            await self._end_calls()
 
     async def _linger(self) -> None:
         self._hurry.clear()
@@ -136,29 +146,81 @@ class TraceWriter:
         finally:
             timer.cancel()
 
-    async def _commit_round(self) -> bool:
+    async def _wait_for_the_store(self) -> None:
+        """Let what is under way end, keep everything in bounds, and pause before the next try."""
+        while running := self._calls():
+            await asyncio.wait(running)
+        self._waiters.failed()
+        await self._spool_dirty()
+        await asyncio.sleep(RETRY_SECONDS)  # a call that fails at once never yields
+
+    async def _start_calls(self) -> None:
         if self._dirty:
-            batch, taken = self._take_dirty()
-            self._sending = {record.key: record for record in batch}
-            committed = False
-            try:
-                committed = await self._commit(batch)
-            finally:
-                self._sending = {}
-                if not committed:
-                    self._restore(batch)
-            if not committed:
-                return False
-            self._release_waiters(committed=True, taken=taken)
-        if self._backlog:
-            batch = _bounded(self._backlog.oldest(BATCH_RECORDS))
-            if not await self._commit(batch):
-                return False
+            lane = self._send(*self._take_dirty())
+            if not self._taking:
+                await asyncio.wait([lane])  # a single try
+            while len(self._lanes) >= LANES:
+                if len(self._dirty) > MOST_DIRTY:
+                    await self._spool_dirty()
+                if self._lanes:  # they may have ended meanwhile
+                    await asyncio.wait(self._lanes.values(), return_when=asyncio.FIRST_COMPLETED)
+        if self._backlog and self._backfill is None:
+            self._backfill = asyncio.get_running_loop().create_task(self._fill_in())
+            self._backfill.add_done_callback(self._filled_in)
+            if not self._taking:
+                await asyncio.wait([self._backfill])
+
+    def _calls(self) -> list[asyncio.Task[bool] | asyncio.Task[None]]:
+        return [*self._lanes.values(), *([] if self._backfill is None else [self._backfill])]
+
+    async def _end_calls(self) -> None:
+        # More than once, as in Tracker: before Python 3.12 a cancellation may be swallowed.
+        while running := self._calls():
+            for call in running:
+                call.cancel()
+            await asyncio.wait(running, timeout=0.05)
+
+    def _send(self, number: int, batch: list[Record]) -> asyncio.Task[bool]:
+        """Commit fresh records, in a task of its own."""
+        self._sending |= {record.key: record for record in batch}
+        lane = asyncio.get_running_loop().create_task(self._commit(batch))
+        self._lanes[number] = lane
+        lane.add_done_callback(lambda ended: self._sent(number, batch, ended))
+        return lane
+
+    def _sent(self, number: int, batch: list[Record], lane: asyncio.Task[bool]) -> None:
+        # As a callback: a task that is cancelled before its first step runs no `finally`.
+        committed = False
+        if not lane.cancelled():
+            if error := lane.exception():
+                log.error("a commit of traces crashed", exc_info=error)
+            else:
+                committed = lane.result()
+        for record in batch:
+            if self._sending.get(record.key) is record:
+                del self._sending[record.key]
+        if not committed:
+            self._restore(batch)
+        del self._lanes[number]
+        if committed:
+            self._waiters.ended(self._lanes)
+        else:
+            self._waiters.failed()
+        self._changed.set()
+
+    async def _fill_in(self) -> None:
+        """Commit the oldest of the backlog."""
+        batch = _bounded(self._backlog.oldest(BATCH_RECORDS))
+        if await self._commit(batch):
             for record in batch:
-                self._backlog.remove(record.key)
+                if self._backlog.find(record.key) is record:
+                    self._backlog.remove(record.key)
             self._overflowing = False
             await asyncio.sleep(BACKFILL_PAUSE_SECONDS)
-        return True
+
+    def _filled_in(self, _ended: asyncio.Task[None]) -> None:
+        self._backfill = None
+        self._changed.set()
 
     async def _commit(self, batch: list[Record]) -> bool:
         started = self._now()
@@ -167,19 +229,21 @@ class TraceWriter:
                 await self._sink.write(batch)
         except Exception as error:  # whatever it is, the records stay and the next try says so
             self._health.failed("write", error)
+            self._taking = False
             return False
         ended = self._now()
         self._health.succeeded("write")
+        self._taking = True
         self._flushed += len(batch)
         self._flushes += 1
         self._flush_seconds += ended - started
-        self._remember(batch, ended)
+        self._recent.add(batch, ended)
         if self._on_flush is not None:
             self._on_flush(ended - started, len(batch))
         return True
 
-    def _take_dirty(self) -> tuple[list[Record], int]:
-        """Encode the first of the dirty ones: records of one batch, and how many were taken."""
+    def _take_dirty(self) -> tuple[int, list[Record]]:
+        """Encode the first of the dirty ones: the batch's number, its records."""
         batch: list[Record] = []
         taken = size = 0
         for key in list(islice(self._dirty, BATCH_RECORDS)):
@@ -190,7 +254,9 @@ class TraceWriter:
                 size += record.size
             if size >= BATCH_BYTES:
                 break
-        return batch, taken
+        self._batches += 1
+        self._waiters.taken(taken, self._batches)
+        return self._batches, batch
 
     def _encode(self, key: str, live: LiveTrace) -> Record | None:
         try:
@@ -234,17 +300,6 @@ class TraceWriter:
             self._overflowing = True
             self._dropped += 1
 
-    def _remember(self, batch: Sequence[Record], now: float) -> None:
-        for record in batch:
-            if record.terminal:
-                self._recent.add(record)
-                self._recent_times.append((now, record))
-        times = self._recent_times
-        while times and (times[0][0] < now - RECENT_SECONDS or self._recent.bytes > RECENT_BYTES):
-            _, record = times.popleft()
-            if self._recent.find(record.key) is record:
-                self._recent.remove(record.key)
-
     # --- the store's fate -----------------------------------------------------------------------
 
     def hold(self) -> None:
@@ -267,24 +322,25 @@ class TraceWriter:
         if self._dirty:
             self._changed.set()
 
+    def settle(self, at: float) -> None:
+        """The server was still the one of before at that monotonic second."""
+        self._recent.settle(at - RECENT_SECONDS)
+
     def send_again(self) -> None:
         """The server is another one: write running requests and the last 10 s again."""
         self.rewrite_open()
-        for record in self._recent.oldest(len(self._recent)):
-            self._buffer(record)
-        self._forget_recent()
+        for record in self._recent.take_all():
+            # It is probably there: nothing that surely is not may be dropped for it.
+            if self._backlog.bytes + record.size <= self._buffer_bytes:
+                self._buffer(record)
         self._changed.set()
 
     def forget(self, record_id: str | None) -> None:
         """Records were deleted at the store: by any id, or all (None)."""
         if record_id is None:
-            self._forget_recent()
-        elif (record := self._recent.find(record_id)) is not None:
-            self._recent.remove(record.key)
-
-    def _forget_recent(self) -> None:
-        self._recent.clear()
-        self._recent_times.clear()
+            self._recent.clear()
+        else:
+            self._recent.remove(record_id)
 
     # --- what is known here ---------------------------------------------------------------------
 
@@ -341,29 +397,11 @@ class TraceWriter:
             return not self._backlog
         if self._held or not self._health.up:
             return False
-        # The dictionary is a queue: what is dirty now is among the next this many taken.
-        waiter = _Waiter(
-            len(self._dirty) + len(self._sending), asyncio.get_running_loop().create_future()
-        )
-        self._waiters.append(waiter)
         self._changed.set()
         self._hurry.set()
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await waiter.future and not self._backlog
-        except TimeoutError:
-            return False
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _release_waiters(self, *, committed: bool, taken: int = 0) -> None:
-        for waiter in self._waiters[:]:
-            waiter.remaining -= taken
-            if not committed or waiter.remaining <= 0:
-                self._waiters.remove(waiter)
-                if not waiter.future.done():
-                    waiter.future.set_result(committed)
+        # The dictionary is a queue: what is dirty now is among the next this many taken.
+        waiting = self._waiters.wait(len(self._dirty), self._batches, timeout_seconds)
+        return await waiting and not self._backlog
 
     async def close(self, deadline_seconds: float) -> int:
         """Wait until all is committed, at most so long; `run` must still be running.
@@ -377,14 +415,6 @@ class TraceWriter:
         if left:
             log.warning("%d traces could not be stored before the end", left)
         return left
-
-
-class _Waiter:
-    __slots__ = ("future", "remaining")
-
-    def __init__(self, remaining: int, future: asyncio.Future[bool]) -> None:
-        self.remaining = remaining
-        self.future = future
 
 
 def _bounded(records: list[Record]) -> list[Record]:

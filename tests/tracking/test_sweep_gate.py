@@ -59,3 +59,14 @@ def test_a_hang_of_the_store_never_makes_a_beating_replica_look_dead(since, hang
     their_lease_ends = 20.0 - since + LEASE
     if back > their_lease_ends:
         assert not gate.open(back)
+
+
+def test_data_that_is_another_shuts_it_for_two_leases():
+    gate = gate_after(*range(8))
+    gate.shut()
+    assert not gate.open(7)
+    for at in (8, 9, 10, 11, 12, 13):
+        gate.beat(at)
+        assert not gate.open(at)
+    gate.beat(14)
+    assert gate.open(14)

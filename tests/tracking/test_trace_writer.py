@@ -211,7 +211,7 @@ async def test_beyond_the_bound_the_oldest_finished_traces_are_dropped_and_count
     bench.writer.put(running)
     for i in range(100):
         bench.writer.put(live(f"k{i:03}"))
-    await bench.until(lambda: bench.writer.stats().dropped_total)
+    await bench.until(lambda: bench.writer.stats().dropped_total and bench.sink.calls >= 4)
     stats = bench.writer.stats()
     assert stats.buffered_bytes <= 20_000
     bench.sink.down = False
@@ -232,6 +232,53 @@ async def test_another_server_gets_running_requests_and_the_last_seconds_again(b
     bench.writer.send_again()
     await bench.until(lambda: len(bench.sink.records) == 2)
     assert sorted(bench.sink.keys) == ["done", "open"]
+
+
+async def test_commits_are_kept_until_ten_seconds_later_the_server_is_the_same(bench):
+    bench.writer.put(live("done"))
+    assert await bench.writer.flush(2)
+    committed = time.monotonic()
+    bench.sink.batches.clear()
+    bench.writer.settle(committed + 9)  # however long nothing was heard after it
+    bench.writer.send_again()
+    await bench.until(lambda: bench.sink.keys == ["done"])
+    bench.sink.batches.clear()
+    bench.writer.settle(time.monotonic() + 11)
+    bench.writer.send_again()
+    bench.writer.put(live("next"))
+    assert await bench.writer.flush(2)
+    assert bench.sink.keys == ["next"]
+
+
+async def test_a_slow_store_gets_several_calls_at_once_and_every_flush_waits_for_its_own(bench):
+    bench.sink.slow.clear()
+    for i in range(250):
+        bench.writer.put(live(f"k{i}"))
+    await bench.until(lambda: bench.sink.calls == 3)
+    waiting = asyncio.create_task(bench.writer.flush(5))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    assert bench.writer.stats().buffered == 250
+    bench.sink.slow.set()
+    assert await waiting
+    assert len(bench.sink.records) == 250
+
+
+async def test_a_store_slower_than_the_load_fills_the_bounded_buffer_and_no_more():
+    bench = Bench(buffer_bytes=100_000)
+    bench.sink.slow.clear()
+    bench.run()
+    for i in range(4000):
+        bench.writer.put(live(f"k{i}"))
+    await bench.until(lambda: bench.writer.stats().dropped_total)
+    assert bench.sink.calls <= 9  # the lanes, and one that fills in
+    assert bench.writer.stats().buffered_bytes <= 100_000
+    bench.sink.slow.set()
+    await bench.until(lambda: bench.writer.stats().buffered == 0)
+    stats = bench.writer.stats()
+    assert stats.dropped_total > 0
+    assert stats.flushed_total + stats.dropped_total == 4000
+    await bench.end()
 
 
 async def test_a_lapsed_lease_writes_running_requests_again_and_nothing_else(bench):

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from tests.tracking.traces import live, now_us, record
+from tests.tracking.trackers import Fleet, down, has, holds, is_now, one, rows, until
 from tracking.health import StoreHealth
 from tracking.query import parse_query
 from tracking.replicas import Events, Replicas
@@ -23,32 +24,6 @@ from tracking.view import StoreUnavailable
 pytestmark = pytest.mark.redis
 
 
-class Fleet:
-    """Trackers of one test on one server, closed at its end."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.started: list[Tracker] = []
-        self.renames: dict[str, str] = {}
-        self.clock: list[tuple[int, float]] = []
-
-    async def tracker(self, name: str, *, start: bool = True, **config) -> Tracker:
-        tracker = Tracker(
-            TrackerConfig(router_id=name, redis_url=self.url, **config),
-            now=time.monotonic,
-            synchronise=lambda us, at: self.clock.append((us, at)),
-            renamed=self.renames.update,
-        )
-        self.started.append(tracker)
-        if start:
-            await tracker.start()
-        return tracker
-
-    async def close(self) -> None:
-        for tracker in self.started:
-            await tracker.close(0.2)
-
-
 @pytest.fixture
 async def fleet(own_server) -> AsyncIterator[Fleet]:
     one = Fleet(own_server.url)
@@ -57,25 +32,6 @@ async def fleet(own_server) -> AsyncIterator[Fleet]:
         if own_server.process is not None:
             own_server.send(signal.SIGCONT)
     await one.close()
-
-
-async def rows(tracker: Tracker, **params: str) -> list[dict]:
-    page = await tracker.list(parse_query(list(params.items()), now_us()))
-    return [msgspec.json.decode(row) for row in page.rows]
-
-
-async def one(tracker, one_id):
-    (found,) = (await tracker.get([one_id])).records
-    return None if found is None else msgspec.json.decode(found)
-
-
-async def until(condition, seconds: float = 8.0) -> None:
-    async with asyncio.timeout(seconds):
-        while True:
-            with contextlib.suppress(StoreUnavailable):
-                if await condition():
-                    return
-            await asyncio.sleep(0.02)
 
 
 async def test_what_one_replica_puts_the_other_shows_and_its_own_shows_at_once(fleet):
@@ -156,10 +112,10 @@ async def test_requests_of_a_router_that_vanished_become_lost_within_ten_seconds
     a, b = await fleet.tracker("a"), await fleet.tracker("b")
     a.put(live("cut", status="processing"))
     a.put(live("done"))
-    await until(lambda: _has(b, "cut"))
+    await until(lambda: has(b, "cut"))
     await a._end_tasks()  # no farewell: as SIGKILL would
     died = time.monotonic()
-    await until(lambda: _is(b, "cut", "lost"), 10)
+    await until(lambda: is_now(b, "cut", "lost"), 10)
     assert time.monotonic() - died < 10
     found = await one(b, "cut")
     assert found["error"]["type"] == "router_lost"
@@ -174,7 +130,7 @@ async def test_a_store_that_hangs_makes_nobody_lost(own_server):
         return Replicas(
             store,
             StoreHealth(),
-            Events(lambda _us, _at: None, lambda: None, lambda: None),
+            Events(lambda _us, _at: None, lambda _at: None, lambda: None, lambda: None),
             owner=owner,
             own=Retention(100, 60),
             now=time.monotonic,
@@ -213,7 +169,7 @@ async def test_while_the_store_is_away_own_requests_answer_and_others_are_not_de
     own_server.kill()
     a.put(live("done", request_id="x"))
     a.put(live("running", status="processing", session="s"))
-    await _down(a)
+    await down(a)
     assert (await one(a, "x"))["key"] == "done"
     assert len((await a.get(["x", "running"])).records) == 2
     with pytest.raises(StoreUnavailable):
@@ -237,7 +193,7 @@ async def test_while_the_store_is_away_own_requests_answer_and_others_are_not_de
 async def test_a_list_is_refused_when_nothing_at_all_is_known_here(fleet, own_server):
     a = await fleet.tracker("a")
     own_server.kill()
-    await _down(a)
+    await down(a)
     with pytest.raises(StoreUnavailable):
         await a.list(parse_query([], now_us()))
 
@@ -265,14 +221,14 @@ async def test_after_an_outage_with_its_data_gone_the_last_seconds_and_running_o
     assert len(await rows(a)) == 2
     own_server.kill()
     a.put(live("during"))
-    await _down(a)
+    await down(a)
     own_server.start()
-    await until(lambda: _keys(a, {"running", "before", "during"}))
+    await until(lambda: holds(a, {"running", "before", "during"}))
     b = await fleet.tracker("b")
     assert {r["key"] for r in await rows(b)} == {"running", "before", "during"}
     running.move("completed")
     a.put(running)
-    assert await _is(a, "running", "completed")
+    assert await is_now(a, "running", "completed")
     assert a.state().buffered == 0
 
 
@@ -282,7 +238,7 @@ async def test_after_a_flush_of_all_data_what_runs_is_back_and_names_are_kept(fl
     a.put(live("running", status="processing", node="gpu-2"))
     await rows(a)
     await a._store._client.flushall()
-    await until(lambda: _keys(a, {"running"}))
+    await until(lambda: holds(a, {"running"}))
     b = await fleet.tracker("b")
     assert await b.bind_nodes(["http://w:2", "http://w:1"]) == ["gpu-2", "worker-0"]
     assert fleet.renames == {}
@@ -300,8 +256,8 @@ async def test_a_start_without_the_store_goes_on_and_names_are_put_right_later(f
     assert await b.bind_nodes(["http://w:1"]) == ["worker-0"]
     b.put(live("early", node="worker-0"))
     own_server.send(signal.SIGCONT)
-    await until(lambda: _has(b, "early"))
-    await until(lambda: _keys(a, {"early", "named"}))
+    await until(lambda: has(b, "early"))
+    await until(lambda: holds(a, {"early", "named"}))
     assert (await one(a, "early"))["node_id"] == "gpu-7"
     assert fleet.renames == {"http://w:1": "gpu-7"}
 
@@ -370,27 +326,6 @@ async def test_a_private_store_that_dies_is_replaced():
     assert tracker._embedded is not None
     assert tracker._embedded._process is not None
     tracker._embedded._process.kill()
-    await _down(tracker)
-    await until(lambda: _keys(tracker, {"k"}))
+    await down(tracker)
+    await until(lambda: holds(tracker, {"k"}))
     await tracker.close(2)
-
-
-async def _down(tracker: Tracker) -> None:
-    async with asyncio.timeout(5):
-        while tracker.state().state == "up":
-            await asyncio.sleep(0.01)
-
-
-async def _keys(tracker: Tracker, keys: set[str]) -> bool:
-    page = await tracker.list(parse_query([], now_us()))
-    held = {msgspec.json.decode(row)["key"] for row in page.rows}
-    return page.partial is None and held == keys
-
-
-async def _has(tracker: Tracker, one_id: str) -> bool:
-    return await one(tracker, one_id) is not None
-
-
-async def _is(tracker: Tracker, one_id: str, status: str) -> bool:
-    found = await one(tracker, one_id)
-    return found is not None and found["status"] == status
