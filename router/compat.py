@@ -22,7 +22,6 @@ HISTORY = Flag(UNUSED, "No conversations are stored; traces go to --redis-url.")
 HISTORY_SECRET = Flag(UNUSED, HISTORY.help, secret=True)
 PD = Flag(NOT_YET_SUPPORTED, "Prefill and decode on separate workers.")
 KUBERNETES = Flag(NOT_YET_SUPPORTED, "Workers found through Kubernetes.")
-MANUAL = Flag(NOT_YET_SUPPORTED, "The manual policy.")
 JWT = Flag(NOT_YET_SUPPORTED, "Admin access by JWT; use --admin-api-key.")
 OPENTELEMETRY = Flag(NOT_YET_SUPPORTED, "Export of OpenTelemetry spans.")
 
@@ -76,7 +75,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     prefill_policy: Annotated[PolicyName | None, PD] = None
     decode_policy: Annotated[PolicyName | None, PD] = None
-    bucket_adjust_interval_secs: Annotated[int, PD] = 5
     prefill_selector: Annotated[tuple[str, ...], PD] = ()
     decode_selector: Annotated[tuple[str, ...], PD] = ()
     service_discovery: Annotated[bool, KUBERNETES] = False
@@ -84,8 +82,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     service_discovery_port: Annotated[int, KUBERNETES] = 80
     service_discovery_namespace: Annotated[str | None, KUBERNETES] = None
     bootstrap_port_annotation: Annotated[str, KUBERNETES] = "sglang.ai/bootstrap-port"
-    max_idle_secs: Annotated[int, MANUAL] = 14400
-    assignment_mode: Annotated[Literal["random", "min_load", "min_group"], MANUAL] = "random"
     dp_aware: Annotated[
         bool, Flag(NOT_YET_SUPPORTED, "A worker's data-parallel ranks as targets of their own.")
     ] = False

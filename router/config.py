@@ -190,6 +190,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             parse=parse_weights,
         ),
     ] = {}
+    assignment_mode: Annotated[
+        Literal["random", "min_load", "min_group"],
+        Flag(
+            ROUTING,
+            "manual: where a new key goes: any worker (the same at every replica), the one with "
+            "the least in flight, or with the fewest keys.",
+        ),
+    ] = "random"
+    max_idle_secs: Annotated[
+        AtLeast1, Flag(ROUTING, "manual: a key that was not used so long is forgotten.")
+    ] = 14400
+    bucket_adjust_interval_secs: Annotated[
+        AtLeast1, Flag(ROUTING, "bucket: how far back lengths count, and how often they are cut.")
+    ] = 5
 
     # -- forwarding
     request_id_headers: Annotated[

@@ -19,13 +19,13 @@ class PolicyType(StrEnum):
     ExpectedTtft = "expected_ttft"
     PrefixHash = "prefix_hash"
     ConsistentHashing = "consistent_hashing"
+    Manual = "manual"
+    Bucket = "bucket"
 
 
 # Names that users of sglang-router or of the user's own scripts may give, and which are to come.
 NOT_YET: Final = frozenset(
     {
-        "bucket",
-        "manual",
         "marginal_utility",
     }
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from router.clock import Clock
-from router.core.facts import RequestFacts
+from router.core.facts import RequestFacts, identifier
 from router.core.prefix import landmarks
 from router.core.usage import AnswerFacts
 from router.core.worker import Worker
@@ -66,6 +66,8 @@ class RequestRecord:
         trace.stream = facts.stream
         if facts.session_id is not None:
             trace.session_id = facts.session_id
+        elif trace.session_id is None:
+            trace.session_id = identifier(facts.routing_key)
         trace.engine_request_id = facts.engine_request_id
         self.live.detail.prefix_hashes = [
             f"{prefix:016x}" for prefix in landmarks(facts.blocks, PREFIX_HASH_LIMIT)

@@ -112,10 +112,10 @@ def read_facts(
         input_tokens=_input_tokens(fields, text),
         max_tokens=_max_tokens(fields),
         sequences=_sequences(fields),
-        engine_request_id=_identifier(fields.rid),
-        session_id=_identifier(headers.get("x-session-id")) or _session(fields.session_params),
+        engine_request_id=identifier(fields.rid),
+        session_id=identifier(headers.get("x-session-id")) or _session(fields.session_params),
         routing_key=_routing_key(headers.get("x-smg-routing-key")),
-        target_worker=_identifier(headers.get("x-smg-target-worker")),
+        target_worker=identifier(headers.get("x-smg-target-worker")),
     )
 
 
@@ -249,7 +249,8 @@ def _name(value: object, longest: int) -> str | None:
     return None
 
 
-def _identifier(value: object) -> str | None:
+def identifier(value: object) -> str | None:
+    """`value` if it can be an id: ASCII, visible, of at most 128 characters."""
     name = _name(value, ID_CHARACTERS)
     return name if name is not None and name.isascii() and " " not in name else None
 
@@ -260,7 +261,7 @@ def _routing_key(value: str | None) -> str | None:
 
 
 def _session(params: object) -> str | None:
-    return _identifier(params.get("id")) if isinstance(params, dict) else None
+    return identifier(params.get("id")) if isinstance(params, dict) else None
 
 
 def _count(value: object) -> int | None:

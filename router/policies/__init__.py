@@ -5,9 +5,11 @@ from __future__ import annotations
 from random import Random
 
 from router.policies import (
+    bucket,
     cache_aware,
     consistent_hashing,
     expected_ttft,
+    manual,
     power_of_two,
     prefix_hash,
     random,
@@ -31,6 +33,7 @@ __all__ = [
 MODULES = (
     *(random, round_robin, power_of_two, shortest_queue, weighted),
     *(cache_aware, expected_ttft, prefix_hash, consistent_hashing),
+    *(manual, bucket),
 )
 
 

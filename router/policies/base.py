@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import NamedTuple, Protocol, TypeVar, overload
+from typing import Literal, NamedTuple, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -21,6 +21,7 @@ from tracking.trace import Trace
 
 Column = Sequence[float | None]
 Ranks = Sequence[float]
+AssignmentMode = Literal["random", "min_load", "min_group"]
 
 
 class Choice(NamedTuple):
@@ -54,6 +55,9 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_token_count: int = 256
     prefix_hash_load_factor: float = 1.25
     policy_weights: dict[str, float] = {}
+    assignment_mode: AssignmentMode = "random"
+    max_idle_secs: int = 14400
+    bucket_adjust_interval_secs: int = 5
 
 
 class Policy(Protocol):

@@ -23,6 +23,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "node_ids": ("", ()),
     "port_gpu_mapping": ('{"30005": "cuda:2"}', {30005: "cuda:2"}),
     "policy": ("random", "random"),
+    "assignment_mode": ("min_load", "min_load"),
     "redis_url": ("rediss://h:1/0", "rediss://h:1/0"),
     "receipt_candidates": ("all", "all"),
     "log_level": ("DEBUG", "debug"),
@@ -177,8 +178,8 @@ def test_a_variable_that_is_no_setting_is_warned_about() -> None:
         ("--forward-paths x", "--forward-paths: expected paths that begin with /, got 'x'"),
         ("--port-gpu-mapping {", "--port-gpu-mapping: expected a JSON object from ports to names "
          "of at most 64 letters, digits, '.', '_', ':' or '-', got '{'"),
-        ("--policy-weights '{\"a\": 0}'", "--policy-weights: expected a JSON object from ports, "
-         "node_ids or URLs to numbers of at least 0, one of them above 0, got '{\"a\": 0}'"),
+        ('--policy-weights {"a":0}', "--policy-weights: expected a JSON object from ports, "
+         "node_ids or URLs to numbers of at least 0, one of them above 0, got '{\"a\":0}'"),
         ("--worker-urls ftp://x", "--worker-urls: worker URL 'ftp://x': expected http://HOST:PORT "
          "or https://HOST:PORT"),
         ("--policy best", f"--policy: expected one of {', '.join(PolicyType)}, got 'best'"),

@@ -222,9 +222,10 @@ def test_an_argument_that_holds_a_whole_list_is_split() -> None:
 
 def test_policies_to_come_are_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError) as refused:
-        parse("--policy manual")
+        parse("--policy marginal_utility")
     assert str(refused.value) == (
-        "--policy: policy 'manual' is not there yet; expected one of " + ", ".join(PolicyType)
+        "--policy: policy 'marginal_utility' is not there yet; expected one of "
+        + ", ".join(PolicyType)
     )
 
 
