@@ -359,8 +359,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Positive | None,
         Flag(
             TIMES,
-            "Whole request including a stream's end. Only when given: silence cuts a stream, not "
-            "its length (sglang-router: 1800).",
+            "Whole request, from its head to its answer's end, upload and waiting in line "
+            "included: 408 before a worker was chosen, 504 after, a cut once the answer has begun. "
+            "Only when given: silence cuts a stream, not its length (sglang-router: 1800).",
         ),
     ] = None
     drain_secs: Annotated[

@@ -95,6 +95,12 @@ class QueueTimeout(RouterError):
     status, code, outcome = 408, "queue_timeout", "queue_timeout"
 
 
+class RequestTimeout(RouterError):
+    """--request-timeout-secs was over before a worker was chosen: in the upload, or in line."""
+
+    status, code, outcome = 408, "request_timeout", "total_timeout"
+
+
 class UpstreamError(RouterError):
     """The worker's side failed. 500 is what sglang-router 0.3.2 clients rely on."""
 
@@ -128,6 +134,8 @@ class IdleTimeout(UpstreamError):
 
 
 class TotalTimeout(UpstreamError):
+    """The same with a worker at work."""
+
     status, code, outcome, blames_worker = 504, "request_timeout", "total_timeout", False
 
 

@@ -30,6 +30,7 @@ from router.upstream.prober import Prober
 log = logging.getLogger("router")
 
 POLL_SECONDS: Final = 0.05  # how late the end of a worker's last request is noticed
+WORSE: Final = ("unhealthy", "open")  # states that are told as warnings
 FAILED_KEPT_SECONDS: Final = 300.0  # how long one can ask why a worker was not added
 
 
@@ -358,7 +359,8 @@ class Registry:
 
 def log_change(worker: Worker, change: Change) -> None:
     """A listener of every worker: one line for each change of its state."""
-    log.info(
+    log.log(
+        logging.WARNING if change.after in WORSE else logging.INFO,
         "worker %s (%s): %s %s -> %s, %s",
         worker.node_id,
         worker.url,

@@ -15,10 +15,13 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
+from router.api.record import Recorder
 from router.app import App
 from router.config import Config
 from tests.sim.call import WorkerConfig
 from tests.sim.worker import Worker
+from tracking.lifecycle import LiveTrace
+from tracking.trace import ErrorType, Status
 
 Json = dict[str, object]
 QUICK: Mapping[str, object] = {
@@ -105,3 +108,33 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+class Records:
+    """The traces of a router, as they are now."""
+
+    def __init__(self, app: App) -> None:
+        self.live: dict[str, LiveTrace] = {}
+        app.forwarding.recorder = Recorder(self._put, app.clock, "r", "p")
+
+    def _put(self, live: LiveTrace) -> None:
+        self.live[live.trace.request_id] = live
+
+    def status(self, request_id: str) -> Status | None:
+        live = self.live.get(request_id)
+        return None if live is None else live.trace.status
+
+    def error_type(self, request_id: str) -> ErrorType | None:
+        error = self.live[request_id].trace.error
+        return None if error is None else error.type
+
+
+def at_rest(app: App) -> bool:
+    """Nothing is in flight anywhere in this router."""
+    workers = app.fleet.workers
+    return (
+        app.forwarding.open_requests == 0
+        and len(app.watch) == 0
+        and not any(w.in_flight for w in workers)
+        and app.gate.counts.waiting == 0
+    )

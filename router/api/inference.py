@@ -41,6 +41,7 @@ from router.errors import (
     IdleTimeout,
     InternalError,
     NoWorker,
+    RequestTimeout,
     RouterError,
     RouterStopped,
     StaleConnection,
@@ -50,7 +51,8 @@ from router.errors import (
 from router.metrics import EndedRequest, WorkerSeries
 from router.policies.base import NoTarget
 from router.policies.receipt import receipt
-from router.upstream.connection import AnswerHead
+from router.upstream.connection import AnswerHead, UpstreamConnection
+from router.upstream.pool import ConnectionPool
 from tracking.trace import Status
 
 STOPPED: Final = "the router was stopped before the answer was whole"
@@ -96,8 +98,7 @@ class Run:
         shared.budget.request(self.incoming.arrived)
         error: RouterError | None = None
         try:
-            await self.read()
-            self.ticket = await shared.gate.enter()
+            await self.admit()
             stay = await self.attempts()
             error = None if self.exchange is None else self.exchange.error
             return stay
@@ -126,6 +127,20 @@ class Run:
 
     def why_cancelled(self) -> RouterError:
         return RouterStopped(STOPPED) if self.shared.stopping else ClientGone("the client left")
+
+    async def admit(self) -> None:
+        """Body, facts, and a place. Raises what `read` and the gate raise, and RequestTimeout."""
+        total = self.shared.settings.limits.total_seconds
+        if total is None:
+            await self.read()
+            self.ticket = await self.shared.gate.enter()
+            return
+        try:
+            async with asyncio.timeout(self.incoming.arrived + total - self.shared.clock.now()):
+                await self.read()
+                self.ticket = await self.shared.gate.enter()
+        except TimeoutError:
+            raise RequestTimeout(f"the request took longer than {total:g} s") from None
 
     async def read(self) -> None:
         """Body and facts. Raises BadRequest, TooLarge."""
@@ -254,14 +269,14 @@ class Run:
                 content_length=len(self.body) if self.incoming.request.has_body else None,
             )
             if connection is None:
-                connection = await pool.connect()
+                connection = await self.connect(pool)
             if self.sent_at is None:
                 self.sent_at = shared.clock.now()
             exchange.begin(connection, head, self.body)
             await exchange.done
             if isinstance(exchange.error, StaleConnection):
                 # Closed by the worker before any byte: the request cannot have been acted upon.
-                connection = await pool.connect()
+                connection = await self.connect(pool)
                 exchange.begin(connection, head, self.body)
                 await exchange.done
         except UpstreamError as error:
@@ -273,6 +288,17 @@ class Run:
             if connection is not None:
                 pool.give_back(connection, shared.clock.now())
         return exchange
+
+    async def connect(self, pool: ConnectionPool) -> UpstreamConnection:
+        """A new connection. Raises ConnectFailed, and TotalTimeout before that takes too long."""
+        total = self.shared.settings.limits.total_seconds
+        if total is None:
+            return await pool.connect()
+        try:
+            async with asyncio.timeout(self.incoming.arrived + total - self.shared.clock.now()):
+                return await pool.connect()
+        except TimeoutError:
+            raise TotalTimeout(f"the request took longer than {total:g} s") from None
 
     def prefilled(self) -> None:
         """The worker has gone through the input. Harmless when it had before."""

@@ -11,7 +11,7 @@ from tracking.trace import Status, TraceError
 # What can be wrong before a worker was chosen and is the request's or the fleet's state, not a
 # failure on the way.
 REJECTIONS: Final = frozenset(
-    {"no_worker", "queue_full", "queue_timeout", "bad_request", "too_large"}
+    {"no_worker", "queue_full", "queue_timeout", "total_timeout", "bad_request", "too_large"}
 )
 
 

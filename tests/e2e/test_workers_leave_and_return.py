@@ -133,6 +133,39 @@ async def test_a_worker_that_hangs_as_a_whole_is_left_alone(processes: Processes
         await until(running, "smg_worker_health", 1, hung)
 
 
+async def test_a_worker_that_hangs_under_load_fails_only_what_it_held(processes: Processes):
+    flags = [
+        *("--health-check-interval-secs=0.2", "--health-check-timeout-secs=0.3"),
+        *("--health-failure-threshold=2", "--health-success-threshold=1", "--policy=round_robin"),
+        "--first-byte-timeout-secs=1",
+    ]
+    async with fleet(processes, workers=2, flags=flags) as running:
+        hung, well = running.workers
+        answers: list[tuple[int, str]] = []
+
+        async def client(number: int) -> None:
+            for turn in range(25):
+                request_id = f"{number}-{turn}"
+                answer = await running.generate(request_id, tokens=4, request_id=request_id)
+                answers.append((answer.status, request_id))
+
+        clients = asyncio.gather(*(client(number) for number in range(8)))
+        await asyncio.sleep(0.1)
+        hung.pause()
+        await clients
+        failed = [request_id for status, request_id in answers if status != 200]
+        assert {status for status, _ in answers} <= {200, 504}
+        assert len(answers) == 200
+        assert len(failed) <= 8  # one of each client's: then it is known to hang
+        for request_id in failed:
+            trace = await running.ended(request_id)
+            assert (trace["status"], error_type(trace)) == ("failed", "first_byte_timeout")
+            assert trace["worker_url"] == hung.url
+        assert (await running.generate()).header("x-smg-routed-worker-id") == well.url
+        hung.resume()
+        await until(running, "smg_worker_health", 1, hung)
+
+
 async def test_without_any_worker_left_it_is_a_503_at_once(processes: Processes):
     flags = ["--health-check-interval-secs=0.2", "--health-failure-threshold=1"]
     async with fleet(processes, workers=2, flags=flags) as running:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from blockbuster import BlockingError
 
 import router
+from tests.sim.faults import Kind
+
+TESTS = Path(__file__).parent.parent
 
 
 async def test_a_blocking_call_of_ours_in_the_event_loop_is_an_error() -> None:
@@ -21,3 +26,9 @@ async def test_a_blocking_call_of_ours_in_the_event_loop_is_an_error() -> None:
 def test_a_warning_is_an_error() -> None:
     with pytest.raises(DeprecationWarning):
         warnings.warn("of old", DeprecationWarning, stacklevel=1)
+
+
+def test_each_misbehaviour_of_the_simulated_worker_is_put_before_the_router() -> None:
+    files = [*TESTS.glob("e2e/*.py"), *TESTS.glob("router/*.py")]
+    text = "".join(file.read_text() for file in files)
+    assert [kind for kind in get_args(Kind) if not re.search(rf"""["']{kind}["':]""", text)] == []

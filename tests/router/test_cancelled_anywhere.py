@@ -8,46 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from router.api.connection import ClientConnection
-from router.api.record import Recorder
 from router.app import App
 from router.upstream.connection import UpstreamConnection
 from router.upstream.pool import ConnectionPool
 from tests.fleets import body
 from tests.raw_tcp import RawConnection
-from tests.running import InProcessWorker, running, sim_worker, until
-from tracking.lifecycle import LiveTrace
-from tracking.trace import Status
+from tests.running import InProcessWorker, Records, at_rest, running, sim_worker, until
 
 
 @pytest.fixture
 async def worker() -> AsyncIterator[InProcessWorker]:
     async with sim_worker() as started:
         yield started
-
-
-class Records:
-    """The traces of a router, as they are now."""
-
-    def __init__(self, app: App) -> None:
-        self.live: dict[str, LiveTrace] = {}
-        app.forwarding.recorder = Recorder(self._put, app.clock, "r", "p")
-
-    def _put(self, live: LiveTrace) -> None:
-        self.live[live.trace.request_id] = live
-
-    def status(self, request_id: str) -> Status | None:
-        live = self.live.get(request_id)
-        return None if live is None else live.trace.status
-
-
-def at_rest(app: App) -> bool:
-    workers = app.fleet.workers
-    return (
-        app.forwarding.open_requests == 0
-        and len(app.watch) == 0
-        and not any(w.in_flight for w in workers)
-        and app.gate.counts.waiting == 0
-    )
 
 
 async def leaves_while_waiting(app: App, content: bytes, waits: Callable[[], object]) -> None:

@@ -13,6 +13,7 @@ from router.errors import (
     NoWorker,
     QueueFull,
     QueueTimeout,
+    RequestTimeout,
     RouterError,
     RouterStopped,
     TooLarge,
@@ -24,7 +25,9 @@ def ended(error: RouterError, *, tried: bool) -> str:
     return terminal_status(error, trace_error(error), tried=tried)
 
 
-@pytest.mark.parametrize("error", [NoWorker, QueueFull, QueueTimeout, TooLarge, BadRequest])
+@pytest.mark.parametrize(
+    "error", [NoWorker, QueueFull, QueueTimeout, RequestTimeout, TooLarge, BadRequest]
+)
 def test_what_never_reached_a_worker_was_rejected(error: type[RouterError]) -> None:
     assert ended(error("x"), tried=False) == "rejected"
 
