@@ -39,6 +39,7 @@ from router.api.relay import Limits
 from router.api.request_log import RequestLog
 from router.api.routing import RouteTable
 from router.api.server import Listener
+from router.api.tail import TailApi
 from router.api.traces import TracesApi
 from router.api.watch import Watch
 from router.api.workers import WorkersApi
@@ -222,6 +223,9 @@ class App:
         access = Access(config.api_key, config.admin_keys)
         routes = [
             *TracesApi(self.tracker, self.clock.unix_us).routes(),
+            *TailApi(
+                None if self.tracker is None else self.tracker.tail, self.clock.unix_us
+            ).routes(),
             *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
             *WorkersApi(self.registry, registry_settings(config).health).routes(),
             *AdminApi(self.fleet, self.control, self.caches, self.metrics).routes(),
@@ -288,6 +292,8 @@ class App:
         log.info("Draining: %d requests are running", self.forwarding.open_requests)
         if config.drain_secs > 0:
             await until(now, config.drain_secs)
+        if self.tracker is not None:
+            self.tracker.tail.close()
         self.listener.stop_accepting()
         deadline = self.clock.now() + config.shutdown_grace_period_secs
         while self.forwarding.open_requests and self.clock.now() < deadline and not now.is_set():

@@ -17,6 +17,8 @@ retention in force plus a slack of 120 s for clocks and for the collection of ru
     hour:<epoch>:<n>       hash    p:<policy>, m:<model>; #r, #p, #m: how many    lifetime + 1 h
     open:<owner>           set     keys of a replica's unfinished requests        lifetime after write
     owners                 set     replicas that have had an `open` set           lifetime after write
+    feed                   stream  rows as they change, the last 10,000, while    5 min after the
+                                   somebody tails; ids <epoch>-<number>           last tail
     settings               hash    cap, ttl, floor, epoch, since, old_ttl, ...    lifetime after beat
     replicas               zset    owners, by last heartbeat                      lifetime after beat
     replica:<owner>        hash    cap, ttl, schema, urls of a live replica;      its lease
@@ -39,7 +41,7 @@ INDEX_TEXT_BYTES: Final = 200  # longer names are cut in indexes, so that a meta
 
 PATTERNS: Final = (
     "r:", "all", "node:", "status:", "session:", "id:", "engine:", "nodes-seen", "minute:", "hour:",
-    "open:", "owners", "settings", "replicas", "replica:", "nodes", "total", "schema",
+    "open:", "owners", "feed", "settings", "replicas", "replica:", "nodes", "total", "schema",
     "prefixes", "prefixes-bytes",
 )  # fmt: skip
 WITHOUT_EXPIRY: Final = frozenset({"nodes", "total", "schema"})

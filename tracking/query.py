@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 import msgspec
 
 from tracking.filters import (
+    Facts,
     Test,
     answered_with,
     at_least,
@@ -381,7 +382,9 @@ class Matcher:
     def __call__(self, row: bytes, detail: bytes = b"{}") -> bool:
         if not self._tests:
             return True
-        facts = decode_facts(join_parts(row, detail) if self.needs_detail else row)
+        return self.passes(decode_facts(join_parts(row, detail) if self.needs_detail else row))
+
+    def passes(self, facts: Facts) -> bool:
         return all(test(facts) for test in self._tests)
 
 

@@ -23,6 +23,7 @@ from redis.exceptions import (
 )
 
 from tracking.connect import Client, close, connect
+from tracking.feed import FeedEvent, FeedPage, Place, parse_place
 from tracking.filters import decode_facts
 from tracking.keys import SCHEMA, Keys, index_text
 from tracking.query import Matcher, TraceQuery, indexes_of, shape
@@ -47,7 +48,7 @@ _FLAGS: Final[Mapping[str, str]] = {
     "get": " flags=no-writes", "list": " flags=no-writes", "stats": " flags=no-writes",
     # These must go through when the server is out of memory: they are small, or make room.
     "delete": " flags=allow-oom", "heartbeat": " flags=allow-oom", "sweep": " flags=allow-oom",
-    "share": " flags=allow-oom",
+    "share": " flags=allow-oom", "feed": " flags=allow-oom",
 }  # fmt: skip
 
 
@@ -225,6 +226,16 @@ class TraceStore:
         )
         place = None if ended else (int(last_score), last_key.decode())
         return _Stretch(records, place, looked_at)
+
+    async def feed(self, after: Place | None, limit: int) -> FeedPage:
+        """At most `limit` events of the feed behind a place; with None only its tip. Where the tip is
+        of another epoch than `after`, these are the events of that feed from its first."""
+        tip, *flat = cast(list[bytes], await self._call("feed", *(after or ("", "")), limit))
+        events = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        return FeedPage(
+            parse_place(tip.decode()),
+            [FeedEvent(parse_place(place.decode()), row, reason) for place, row, reason in events],
+        )
 
     async def stats(self) -> StoreStats:
         total, active, oldest, newest, cap, ttl, nodes, statuses, tallies = cast(

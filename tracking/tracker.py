@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from tracking.embedded import EmbeddedStore, NoServerProgram
+from tracking.feed import FeedPage, Place
 from tracking.health import StoreHealth
 from tracking.lifecycle import LiveTrace
 from tracking.nodes import NodeNames, renaming
@@ -23,6 +24,7 @@ from tracking.query import Matcher, TraceQuery, encode_cursor, shape
 from tracking.replicas import Events, Replicas
 from tracking.sharing import Heard, Told, share
 from tracking.store import Beat, Retention, Stored, StoreStats, TraceStore
+from tracking.tail import Tail
 from tracking.trace import rfc3339
 from tracking.view import Found, Page, StoreState, StoreUnavailable
 from tracking.writer import DEFAULT_BUFFER_BYTES, TraceWriter, WriterStats
@@ -92,6 +94,7 @@ class Tracker:
             buffer_bytes=config.buffer_bytes,
             on_flush=on_flush,
         )
+        self.tail = Tail(self._feed)
         self._nodes = NodeNames(self._store, self.owner)
         self._replicas = Replicas(
             self._store,
@@ -139,8 +142,10 @@ class Tracker:
 
     async def close(self, deadline_seconds: float) -> None:
         """Commit what is left, at most so long, then leave the fleet and stop everything."""
+        self.tail.close()
         if self._tasks:
             await self._writer.close(deadline_seconds)
+        await self.tail.closed_down()
         await self._end_tasks()
         try:
             if self._health.up:
@@ -279,6 +284,12 @@ class Tracker:
         if record_id is None:
             return await self._store.delete_all()
         return await self._store.delete(record_id)
+
+    async def _feed(self, after: Place | None, limit: int) -> FeedPage:
+        # Asked also of a store that is held for down: it should have a feed before writers find it.
+        page = await self._store.feed(after, limit)
+        self._require_store()
+        return page
 
     def state(self) -> StoreState:
         """State of store and writer as known now; no I/O."""

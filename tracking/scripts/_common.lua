@@ -78,3 +78,38 @@ local function collect(floor, limit)
   for _, key in ipairs(stale) do remove(key) end
   return #stale
 end
+
+-- The feed of what happens, for whoever tails. feed.lua makes it, and it is gone some minutes after the
+-- last tail, so that nothing is written while nobody looks. Its ids are one epoch and a number that
+-- counts on by one: a reader can tell how many events it missed.
+local FEED_EVENTS = 10000
+
+local function feed_tip()
+  local last = redis.call('XREVRANGE', P .. 'feed', '+', '-', 'COUNT', 1)[1]
+  if not last then return nil end
+  local epoch, number = string.match(last[1], '^(%d+)-(%d+)$')
+  return {epoch = epoch, number = tonumber(number)}
+end
+
+-- Of the detail only the reason goes along: it is what filters can ask for.
+local function tell(tip, row, record)
+  local decision = string.find(record, '"decision":{"policy":"', 1, true)
+  local reason = decision and string.match(record, '^"decision":{"policy":"[^"]*","reason":"([^"]*)"', decision)
+  tip.number = tip.number + 1
+  redis.call('XADD', P .. 'feed', 'MAXLEN', '~', FEED_EVENTS, tip.epoch .. '-' .. text(tip.number),
+    'row', row, 'reason', reason or '')
+end
+
+-- What was deleted may not be read there either. The entry left keeps the count.
+local function empty_feed()
+  local tip = feed_tip()
+  if tip then
+    tell(tip, '', '')
+    redis.call('XTRIM', P .. 'feed', 'MAXLEN', 1)
+  end
+end
+
+local function row_of(record)
+  local start = string.find(record, '\n', 1, true) + 1
+  return string.sub(record, start, string.find(record, '\n', start, true) - 1)
+end

@@ -19,6 +19,7 @@ if mode == 'all' then
   redis.call('HINCRBY', P .. 'settings', 'epoch', 1) -- the tallies of before are left to expire
   redis.call('EXPIRE', P .. 'settings', settings.ttl + SLACK_SECONDS)
   redis.call('SET', P .. 'total', '0')
+  empty_feed()
   return held
 end
 
@@ -36,4 +37,5 @@ delete(id)
 if deleted == 0 then
   for _, key in ipairs(under('engine:' .. id)) do delete(key) end
 end
+if deleted > 0 then empty_feed() end
 return deleted

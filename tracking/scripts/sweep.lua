@@ -8,6 +8,7 @@
 -- the owner, should it only have been paused, takes them back.
 local room, lost = tonumber(ARGV[3]), 0
 local floor = floor_of(fleet_settings(time_us()))
+local tip = feed_tip()
 
 local function lose(key, owner)
   local k = P .. 'r:' .. key
@@ -29,6 +30,7 @@ local function lose(key, owner)
   redis.call('SET', k, meta .. row .. string.sub(record, row_end + 1), 'KEEPTTL')
   redis.call('ZREM', P .. 'status:' .. m.status, key)
   redis.call('ZADD', P .. 'status:lost', m.score, key)
+  if tip then tell(tip, row, record) end
   if m.arrived >= floor then lost = lost + 1 end
 end
 

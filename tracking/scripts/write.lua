@@ -16,6 +16,7 @@ local floor = floor_of(settings)
 local lifetime = settings.ttl + SLACK_SECONDS
 local accepted, added = 0, 0
 local touched, seen, tallies = {}, {}, {}
+local tip = feed_tip()
 
 local function index(name, score, key)
   local k = P .. name
@@ -65,6 +66,9 @@ for i = 3, #ARGV, 3 do
     accepted = accepted + 1
     redis.call('SET', P .. 'r:' .. key, record,
       'EXAT', text(math.floor(new.arrived / 1000000) + lifetime))
+    if tip and not (old and old.status == new.status and old.node == new.node) then
+      tell(tip, row_of(record), record)
+    end
     added = added + index('all', score, key)
     move('node:', old and old.node, new.node, score, key)
     move('status:', old and old.status, new.status, score, key)
