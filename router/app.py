@@ -53,8 +53,10 @@ from router.core.health import HealthSettings
 from router.core.paths import ForwardPaths
 from router.core.prefix_news import PrefixNews
 from router.core.retry import RetryBudget, RetrySettings
+from router.decision_csv import DecisionCsv
 from router.errors import RouterStopped
 from router.fleet import Fleet
+from router.learning import Learning
 from router.metrics import Metrics, Sources
 from router.policies import PolicyConfig, build_policy
 from router.registry import LocalNames, Registry, RegistrySettings
@@ -140,12 +142,21 @@ class App:
             if others is None
             else Sharing(others.share, self.fleet, self.caches, self.clock.now)
         )
+        self.learning = (
+            None
+            if others is None or not policy.learns
+            else Learning(policy, others, config.router_id)
+        )
+        folder = config.marginal_utility_output_dir
+        self.decision_csv = None if folder is None else DecisionCsv(folder, config.router_id)
         self.forwarding = Forwarding(
             settings=forwarding_settings(config),
             fleet=self.fleet,
             policy=policy,
             caches=self.caches,
-            recorder=Recorder(self._put(), self.clock, config.router_id, policy.name),
+            recorder=Recorder(
+                self._put(), self.clock, config.router_id, policy.name, self.decision_csv
+            ),
             pools=self.pools,
             gate=self.gate,
             budget=RetryBudget(),
@@ -260,11 +271,15 @@ class App:
         if self.sharing is not None:
             await self.sharing.start()
             self.tasks.spawn(self.sharing.run(), "sharing")
+        if self.learning is not None:
+            self.tasks.spawn(self.learning.run(), "learning")
         await self.control.start()
         await self.prober.start(self.fleet.workers)
         await self.prober.first_round(START_PROBE_SECONDS)
         self.tasks.spawn(self.watch.run(), "time limits")
         self.tasks.spawn(self._sweep(), "sweep")
+        if self.decision_csv is not None:
+            self.tasks.spawn(self.decision_csv.run(), "decision CSV")
         if config.prometheus_port is not None:
             self.metrics_listener = Listener(simple_handler(MetricsApi(self.metrics).routes()))
             await self.metrics_listener.start(config.prometheus_host, config.prometheus_port)
@@ -307,6 +322,8 @@ class App:
         if self.metrics_listener is not None:
             await self.metrics_listener.close(0.0)
         await self.tasks.cancel()
+        if self.decision_csv is not None:
+            await self.decision_csv.close()
         await self.registry.close()
         await self.prober.close()
         await self.aborter.close()

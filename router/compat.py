@@ -100,6 +100,3 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     jwt_audience: Annotated[str | None, JWT] = None
     jwt_jwks_uri: Annotated[str | None, JWT] = None
     jwt_role_mapping: Annotated[tuple[str, ...], JWT] = ()
-    marginal_utility_output_dir: Annotated[
-        str | None, Flag(NOT_YET_SUPPORTED, "Where the marginal-utility recorder writes its CSV.")
-    ] = None

@@ -34,7 +34,6 @@ from router.flag_types import (
     parse_admin_key,
     parse_log_level,
     parse_mapping,
-    parse_policy,
     parse_weights,
     parse_worker_url,
 )
@@ -142,9 +141,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
 
     # -- routing policy
-    policy: Annotated[PolicyType, Flag(ROUTING, "How a worker is chosen.", parse=parse_policy)] = (
-        PolicyType.CacheAware
-    )
+    policy: Annotated[PolicyType, Flag(ROUTING, "How a worker is chosen.")] = PolicyType.CacheAware
     policy_seed: Annotated[
         int | None, Flag(ROUTING, "Makes the policy's random choices repeatable.", metavar="N")
     ] = None
@@ -204,6 +201,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     bucket_adjust_interval_secs: Annotated[
         AtLeast1, Flag(ROUTING, "bucket: how far back lengths count, and how often they are cut.")
     ] = 5
+    marginal_utility_output_dir: Annotated[
+        str | None,
+        Flag(
+            ROUTING,
+            "Write each decision and each end of a request to a CSV file in DIR, with the numbers "
+            "of marginal_utility where that is the policy.",
+            metavar="DIR",
+        ),
+    ] = None
 
     # -- forwarding
     request_id_headers: Annotated[

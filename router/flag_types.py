@@ -14,7 +14,6 @@ from msgspec import Meta
 
 from router.core.worker import WorkerUrlError, normalise_worker_url
 from router.flags import ConfigError
-from router.policytype import NOT_YET, PolicyType
 
 Positive = Annotated[float, Meta(gt=0)]
 AtLeast0 = Annotated[int, Meta(ge=0)]
@@ -55,13 +54,6 @@ def parse_worker_url(url: str) -> str:
     except WorkerUrlError as error:
         raise ConfigError(str(error)) from None
     return url
-
-
-def parse_policy(name: str) -> str:
-    if name in NOT_YET:
-        known = ", ".join(PolicyType)
-        raise ConfigError(f"policy {name!r} is not there yet; expected one of {known}")
-    return name
 
 
 def parse_mapping(text: str) -> dict[str, object]:

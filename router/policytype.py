@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
 
 
 class PolicyType(StrEnum):
@@ -21,11 +20,4 @@ class PolicyType(StrEnum):
     ConsistentHashing = "consistent_hashing"
     Manual = "manual"
     Bucket = "bucket"
-
-
-# Names that users of sglang-router or of the user's own scripts may give, and which are to come.
-NOT_YET: Final = frozenset(
-    {
-        "marginal_utility",
-    }
-)
+    MarginalUtility = "marginal_utility"

@@ -415,7 +415,9 @@ class Run:
         self.record.ended(status, now, http_status=http_status, error=trouble)
         self.count(status, now, http_status, error, answer)
         if shared.policy.learns and self.tried:
-            shared.policy.finished(self.record.live.trace, shared.clock.unix_us(now) / 1e6)
+            # In milliseconds, as other replicas read it: all have the same history.
+            ended_at = shared.clock.unix_us(now) // 1000 / 1000
+            shared.policy.finished(self.record.live.trace, ended_at)
         shared.request_log.ended(self.record.live.trace, len(self.tried))
 
     def abort(self, exchange: Exchange) -> None:

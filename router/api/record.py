@@ -16,6 +16,7 @@ from router.core.facts import RequestFacts, identifier
 from router.core.prefix import landmarks
 from router.core.usage import AnswerFacts
 from router.core.worker import Worker
+from router.decision_csv import DecisionCsv
 from tracking.lifecycle import LiveTrace
 from tracking.trace import (
     NO_NODE,
@@ -48,13 +49,16 @@ class Opening(msgspec.Struct):
 class RequestRecord:
     """One request's trace. Every method takes `now` in monotonic seconds."""
 
-    __slots__ = ("_arrived", "_attempt", "_attempt_started", "_clock", "_put", "live")
+    __slots__ = ("_arrived", "_attempt", "_attempt_started", "_clock", "_csv", "_put", "live")
 
-    def __init__(self, live: LiveTrace, arrived: float, clock: Clock, put: Put) -> None:
+    def __init__(
+        self, live: LiveTrace, arrived: float, clock: Clock, put: Put, csv: DecisionCsv | None
+    ) -> None:
         self.live = live
         self._arrived = arrived
         self._clock = clock
         self._put = put
+        self._csv = csv
         self._attempt: Attempt | None = None
         self._attempt_started = 0.0
         put(live)
@@ -106,6 +110,8 @@ class RequestRecord:
         detail.attempts.append(self._attempt)
         self.live.move("routed")
         self._put(self.live)
+        if self._csv is not None:
+            self._csv.decided(trace.request_id, decision, self._clock.unix_us(now))
 
     def attempt_ended(self, now: float, http_status: int | None, error: TraceError | None) -> float:
         """The attempt that `routed` began is over; how long it took, in seconds."""
@@ -160,16 +166,21 @@ class RequestRecord:
         trace.completion_time = rfc3339(self._clock.unix_us(now))
         self.live.move(status)
         self._put(self.live)
+        if self._csv is not None:
+            self._csv.ended(trace, self._clock.unix_us(now))
 
 
 class Recorder:
     """Opens the record of each request."""
 
-    def __init__(self, put: Put, clock: Clock, router_id: str, policy: str) -> None:
+    def __init__(
+        self, put: Put, clock: Clock, router_id: str, policy: str, csv: DecisionCsv | None = None
+    ) -> None:
         self._put = put
         self._clock = clock
         self._router_id = router_id
         self._policy = policy
+        self._csv = csv
 
     def open(self, opening: Opening, arrived: float) -> RequestRecord:
         arrived_us = self._clock.unix_us(arrived)
@@ -190,7 +201,8 @@ class Recorder:
             session_id=opening.session_id,
             label=opening.label,
         )
-        return RequestRecord(LiveTrace(trace, arrived_us), arrived, self._clock, self._put)
+        live = LiveTrace(trace, arrived_us)
+        return RequestRecord(live, arrived, self._clock, self._put, self._csv)
 
 
 def seconds(duration: float) -> float:

@@ -10,6 +10,7 @@ from router.policies import (
     consistent_hashing,
     expected_ttft,
     manual,
+    marginal_utility,
     power_of_two,
     prefix_hash,
     random,
@@ -33,7 +34,7 @@ __all__ = [
 MODULES = (
     *(random, round_robin, power_of_two, shortest_queue, weighted),
     *(cache_aware, expected_ttft, prefix_hash, consistent_hashing),
-    *(manual, bucket),
+    *(manual, bucket, marginal_utility),
 )
 
 

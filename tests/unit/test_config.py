@@ -13,7 +13,7 @@ from router.configure import from_arguments, from_keywords
 from router.flag_docs import markdown
 from router.flags import ConfigError, Option, argument, options_of, variable
 from router.policies import REGISTRY, PolicyConfig
-from router.policytype import NOT_YET, PolicyType
+from router.policytype import PolicyType
 from router.worker_names import worker_names
 
 OPTIONS = options_of(Config)
@@ -393,7 +393,6 @@ def test_names_that_would_not_tell_workers_apart_are_refused(
 
 def test_the_policies_that_can_be_asked_for_are_those_there_are() -> None:
     assert {policy.value for policy in PolicyType} == set(REGISTRY)
-    assert not NOT_YET & set(REGISTRY)
 
 
 def test_a_policy_made_without_settings_has_the_flags_defaults() -> None:

@@ -12,7 +12,6 @@ from router.config import Config
 from router.configure import from_arguments, spellings
 from router.flags import ConfigError, options_of
 from router.launch import Router
-from router.policytype import PolicyType
 
 # Every flag of `python -m sglang_router.launch_router` 0.3.2 but --help: its default (None: none)
 # and a way to give it.
@@ -217,15 +216,6 @@ def test_an_argument_that_holds_a_whole_list_is_split() -> None:
     assert parse("--worker-urls 'http://a:1 http://b:2'").worker_urls == (
         "http://a:1",
         "http://b:2",
-    )
-
-
-def test_policies_to_come_are_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError) as refused:
-        parse("--policy marginal_utility")
-    assert str(refused.value) == (
-        "--policy: policy 'marginal_utility' is not there yet; expected one of "
-        + ", ".join(PolicyType)
     )
 
 
