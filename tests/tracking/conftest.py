@@ -127,8 +127,12 @@ def shared_cluster(tmp_path_factory, programs) -> Iterator[Callable[[], Cluster]
 
     def get() -> Cluster:
         if not running:
-            running.append(Cluster(programs["redis"](), tmp_path_factory.mktemp("cluster")))
-            running[0].start()
+            cluster = Cluster(programs["redis"](), tmp_path_factory.mktemp("cluster"))
+            try:
+                running.append(cluster.start())
+            except BaseException:
+                cluster.close()
+                raise
         return running[0]
 
     yield get

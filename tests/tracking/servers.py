@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -261,11 +262,15 @@ class _Sentinel(Node):
 
 
 def _with_bus() -> int:
-    """A port whose bus port is free as well, which is still a port."""
+    """A port whose bus port is free as well."""
     while True:
         port = free_port()
-        if port + BUS < 65_536:
-            return port
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + BUS))
+            except OSError:
+                continue
+        return port
 
 
 def _table(node: Node) -> list[list[str]]:

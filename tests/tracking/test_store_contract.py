@@ -574,6 +574,24 @@ async def test_formats_one_apart_share_a_store_and_others_are_refused(backend):
     assert (await beat(store, "newest/1", schema=3)).schema == 2
 
 
+async def test_a_record_with_more_facts_from_a_newer_version_is_kept_and_moves(backend):
+    store = backend.store()
+
+    class Newer(Record):
+        def stored(self) -> bytes:
+            meta, _, rest = super().stored().partition(b"\n")
+            return meta + b"\tmore\tfacts\n" + rest
+
+    await store.write([Newer(live("k", status="processing"), "n/1")])
+    assert await keys_of(store, node_id="worker-0", status="processing") == ["k"]
+    assert await store.sweep() == (1, False)
+    assert (await whole(store, "k"))["status"] == "lost"
+    stored = await backend.client.get(backend.key("r:k"))
+    assert stored.split(b"\n")[0].endswith(b"\tmore\tfacts")
+    assert await store.delete("k") == 1
+    assert (await store.stats()).per_node == {}
+
+
 # --- names -------------------------------------------------------------------------------------
 
 

@@ -7,12 +7,13 @@
 -- A record is one string of three lines: meta, row, detail. Scripts read the meta line only:
 --   revision, arrival (µs), owner, status, node, session, request id, engine id  (tab separated)
 -- request id is empty where it equals the record's key; session and engine id where there is none.
+-- Fields that follow are from a newer version: not understood, and kept.
 --
 -- Held = arrival >= floor. The floor only rises: what was trimmed below it cannot be counted again.
 local P = string.sub(KEYS[1], 1, -4)
 local SLACK_SECONDS = 120
 local AHEAD_US = 5000000
-local META = '^(%d+)\t(%d+)\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t\n]*)\n'
+local META = '^(%d+)\t(%d+)\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t\n]*)[^\n]*\n'
 local OPEN = {queued = true, routed = true, processing = true}
 local STATUSES = {'queued', 'routed', 'processing', 'completed', 'failed', 'cancelled', 'rejected', 'lost'}
 
