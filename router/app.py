@@ -41,6 +41,7 @@ from router.api.routing import RouteTable
 from router.api.server import Listener
 from router.api.tail import TailApi
 from router.api.traces import TracesApi
+from router.api.ui import UiApi
 from router.api.watch import Watch
 from router.api.workers import WorkersApi
 from router.caches import Caches
@@ -241,6 +242,7 @@ class App:
             *WorkersApi(self.registry, registry_settings(config).health).routes(),
             *AdminApi(self.fleet, self.control, self.caches, self.metrics).routes(),
             *AbortApi(self.fleet, self.control, self.tracker, access).routes(),
+            *UiApi().routes(),
         ]
         if config.prometheus_port is None:
             routes += MetricsApi(self.metrics).routes()

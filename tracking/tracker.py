@@ -354,7 +354,13 @@ class Tracker:
                 "ttl_seconds": stats.retention.ttl_seconds,
             },
             "store": self.state(),
+            "replicas": self._alive(),
         }
+
+    def _alive(self) -> Sequence[str]:
+        """Router ids of the replicas that live, as of the last heartbeat."""
+        beat = self._replicas.last
+        return [] if beat is None else sorted({owner.rpartition("/")[0] for owner in beat.owners})
 
 
 def _report_crash(task: asyncio.Task[None]) -> None:

@@ -69,6 +69,7 @@ async def test_the_stats_object_is_the_one_of_the_contract(fleet):
         "route_distribution": {"/generate": 1},
         "config": {"enabled": True, "max_entries": 500, "ttl_seconds": 60},
         "store": {"kind": "redis", "state": "up", "buffered": 0, "buffered_bytes": 0, "dropped": 0},
+        "replicas": ["a"],
     }
     assert await tracker.delete(None) == 2
     empty = msgspec.json.decode(await tracker.stats())
