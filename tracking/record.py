@@ -13,6 +13,7 @@ import msgspec
 
 from tracking.keys import index_text
 from tracking.lifecycle import TERMINAL, LiveTrace
+from tracking.size import LARGEST_RECORD, LARGEST_ROW, fitted
 from tracking.trace import Attempt, Candidate, Status, Trace, TraceDetail, join_parts
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -49,6 +50,8 @@ class Record:
             else b""
         )
         self.row, self.detail = _encoded(trace), _encoded(live.detail)
+        if len(self.row) + len(self.detail) > LARGEST_RECORD or len(self.row) > LARGEST_ROW:
+            self.row, self.detail = fitted(trace, live.detail, _encoded)
 
     @property
     def terminal(self) -> bool:
@@ -97,7 +100,7 @@ def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]
         part.node_id = rename(part.node_id)
 
 
-def _encoded(part: Trace | TraceDetail) -> bytes:
+def _encoded(part: msgspec.Struct) -> bytes:
     try:
         return _encode(part)
     except UnicodeEncodeError:

@@ -135,6 +135,8 @@ class Trace(msgspec.Struct, omit_defaults=True, kw_only=True):
     trace_id: str | None = None
     session_id: str | None = None
     label: str | None = None
+    trimmed: bool | None = None
+    """True where the record was too large and attempts, receipt or long texts were cut."""
 
 
 class TraceDetail(msgspec.Struct, omit_defaults=True):
