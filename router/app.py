@@ -27,6 +27,7 @@ from router.api.access import Access
 from router.api.admin import AdminApi
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher
+from router.api.export import ExportApi
 from router.api.forwarding import Forwarding, ForwardingSettings
 from router.api.gate import Gate
 from router.api.guard import ConnectionLimits
@@ -238,6 +239,7 @@ class App:
             *TailApi(
                 None if self.tracker is None else self.tracker.tail, self.clock.unix_us
             ).routes(),
+            *ExportApi(self.tracker, self.clock.unix_us).routes(),
             *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
             *WorkersApi(self.registry, registry_settings(config).health).routes(),
             *AdminApi(self.fleet, self.control, self.caches, self.metrics).routes(),
