@@ -60,7 +60,8 @@ from router.errors import RouterStopped
 from router.fleet import Fleet
 from router.learning import Learning
 from router.metrics import Metrics, Sources
-from router.policies import PolicyConfig, build_policy
+from router.policies import Policy, PolicyConfig, build_policy
+from router.policy_file import PolicyFile, load_policy
 from router.registry import LocalNames, Registry, RegistrySettings
 from router.shared import Sharing
 from router.tasks import Tasks
@@ -129,11 +130,9 @@ class App:
             connect_timeout_seconds=config.connect_timeout_secs,
             keepalive_seconds=config.keepalive_timeout_secs,
         )
-        policy = build_policy(
-            config.policy.value,
-            policy_config(config),
-            # Its own, so that nothing else draws between its choices.
-            random if config.policy_seed is None else Random(config.policy_seed),
+        # Its own randomness, so that nothing else draws between its choices.
+        policy = chosen_policy(
+            config, random if config.policy_seed is None else Random(config.policy_seed)
         )
         others = None if self.tracker is None or self.tracker.private else self.tracker
         self.caches = Caches(
@@ -356,6 +355,13 @@ def registry_settings(config: Config) -> RegistrySettings:
         startup_timeout_seconds=config.worker_startup_timeout_secs,
         removal_grace_seconds=config.shutdown_grace_period_secs,
     )
+
+
+def chosen_policy(config: Config, random: Random) -> Policy:
+    """The policy of `--policy`. Raises PolicyFileError."""
+    if isinstance(config.policy, PolicyFile):
+        return load_policy(config.policy, policy_config(config), random)
+    return build_policy(config.policy.value, policy_config(config), random)
 
 
 def policy_config(config: Config) -> PolicyConfig:

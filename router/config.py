@@ -38,6 +38,7 @@ from router.flag_types import (
     parse_worker_url,
 )
 from router.flags import Flag, options_of, plain
+from router.policy_file import PolicyFile, parse_policy
 from router.policytype import PolicyType
 
 SERVER: Final = "Server"
@@ -141,7 +142,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
 
     # -- routing policy
-    policy: Annotated[PolicyType, Flag(ROUTING, "How a worker is chosen.")] = PolicyType.CacheAware
+    policy: Annotated[
+        PolicyType | PolicyFile,
+        Flag(
+            ROUTING,
+            f"How a worker is chosen: {', '.join(PolicyType)}; or your own from a file.",
+            metavar="NAME",
+            allowed=f"one of {', '.join(PolicyType)}, or FILE.py:CLASS",
+            parse=parse_policy,
+        ),
+    ] = PolicyType.CacheAware
     policy_seed: Annotated[
         int | None, Flag(ROUTING, "Makes the policy's random choices repeatable.", metavar="N")
     ] = None

@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"router.arguments", "router.compat", "router.worker_names"},
     {"router.config"},
     {"router.flag_types"},
-    {"router.flags", "router.policytype"},
+    {"router.flags", "router.policy_file", "router.policytype"},
     {"router.policies"},
     {"router.core"},
     {"router.errors"},

@@ -111,7 +111,7 @@ def test_help_shows_every_flag_with_its_default_and_unit(
     text = " ".join(capsys.readouterr().out.split())
     assert "--trace-ttl SECONDS How long a trace is held. (also --trace-ttl-seconds, default: 3600)" in text  # fmt: skip
     assert "Request tracking: --enable-request-tracking" in text
-    assert f"--policy {{{','.join(PolicyType)}}}" in text
+    assert f"--policy NAME How a worker is chosen: {', '.join(PolicyType)};" in text
     assert "TRACE_ROUTER_TRACE_TTL" in text
     assert "--history-backend" in text
 

@@ -182,7 +182,8 @@ def test_a_variable_that_is_no_setting_is_warned_about() -> None:
          "node_ids or URLs to numbers of at least 0, one of them above 0, got '{\"a\":0}'"),
         ("--worker-urls ftp://x", "--worker-urls: worker URL 'ftp://x': expected http://HOST:PORT "
          "or https://HOST:PORT"),
-        ("--policy best", f"--policy: expected one of {', '.join(PolicyType)}, got 'best'"),
+        ("--policy best", f"--policy: expected one of {', '.join(PolicyType)}, or FILE.py:CLASS, "
+         "got 'best'"),
         ("--fleet a{b}", "--fleet: expected at most 128 letters, digits, '.', '_' or '-', "
          "got 'a{b}'"),
         ("--prometheus-duration-buckets 2 1", "--prometheus-duration-buckets: expected rising "
