@@ -15,6 +15,9 @@ retention in force plus a slack of 120 s for clocks and for the collection of ru
     nodes-seen             zset    node names, by newest arrival                  lifetime after write
     minute:<epoch>:<n>     hash    finished requests of a minute: r:<route>,      lifetime + 1 h
     hour:<epoch>:<n>       hash    p:<policy>, m:<model>; #r, #p, #m: how many    lifetime + 1 h
+    minute:<epoch>:<n>:<k> hash   sums of the same by name, of kind k: all,       4 h
+    hour:<epoch>:<n>:<k>   hash   node, model, policy, route (`sums.py`)        lifetime + 1 h
+    finished               list   facts of finished requests to be summed up    lifetime after write
     open:<owner>           set     keys of a replica's unfinished requests        lifetime after write
     owners                 set     replicas that have had an `open` set           lifetime after write
     feed                   stream  rows as they change, the last 10,000, while    5 min after the
@@ -41,8 +44,8 @@ INDEX_TEXT_BYTES: Final = 200  # longer names are cut in indexes, so that a meta
 
 PATTERNS: Final = (
     "r:", "all", "node:", "status:", "session:", "id:", "engine:", "nodes-seen", "minute:", "hour:",
-    "open:", "owners", "feed", "settings", "replicas", "replica:", "nodes", "total", "schema",
-    "prefixes", "prefixes-bytes",
+    "finished", "open:", "owners", "feed", "settings", "replicas", "replica:", "nodes", "total",
+    "schema", "prefixes", "prefixes-bytes",
 )  # fmt: skip
 WITHOUT_EXPIRY: Final = frozenset({"nodes", "total", "schema"})
 

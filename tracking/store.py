@@ -28,6 +28,7 @@ from tracking.filters import decode_facts
 from tracking.keys import SCHEMA, Keys, index_text
 from tracking.query import Matcher, TraceQuery, indexes_of, shape
 from tracking.record import Record
+from tracking.tallies import Tallies
 from tracking.trace import TraceError, join_parts
 from tracking.view import StoreUnavailable
 
@@ -46,6 +47,7 @@ ROUTER_LOST: Final = TraceError("the router that handled this request went away"
 _FLAGS: Final[Mapping[str, str]] = {
     "write": "", "bind_nodes": "",
     "get": " flags=no-writes", "list": " flags=no-writes", "stats": " flags=no-writes",
+    "sums": "",
     # These must go through when the server is out of memory: they are small, or make room.
     "delete": " flags=allow-oom", "heartbeat": " flags=allow-oom", "sweep": " flags=allow-oom",
     "share": " flags=allow-oom", "feed": " flags=allow-oom",
@@ -143,6 +145,7 @@ class TraceStore:
         self._background_seconds = max(call_timeout_seconds, BACKGROUND_SECONDS)
         self._turns = asyncio.Semaphore(MOST_CALLS)
         self._scripts = {name: _Script(name, flags, shebang) for name, flags in _FLAGS.items()}
+        self.tallies = Tallies(self._call)
 
     @classmethod
     def from_url(

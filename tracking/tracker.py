@@ -23,9 +23,10 @@ from tracking.nodes import NodeNames, renaming
 from tracking.query import Matcher, TraceQuery, encode_cursor, shape
 from tracking.replicas import Events, Replicas
 from tracking.sharing import Heard, Told, share
-from tracking.store import Beat, Retention, Stored, StoreStats, TraceStore
+from tracking.stats import stats_object
+from tracking.stats_query import PLAIN, StatsQuery
+from tracking.store import Beat, Retention, Stored, TraceStore
 from tracking.tail import Tail
-from tracking.trace import rfc3339
 from tracking.view import Found, Page, StoreState, StoreUnavailable
 from tracking.writer import DEFAULT_BUFFER_BYTES, TraceWriter, WriterStats
 
@@ -34,7 +35,7 @@ log = logging.getLogger("tracking")
 START_SECONDS: Final = 2.0  # how long a start waits for the store
 FLUSH_SECONDS: Final = 0.4  # how long a query waits for this replica's own changes
 LOCAL_BUDGET: Final = 20_000  # records known here that a list looks at while the store is away
-OPEN_STATUSES: Final = ("queued", "routed", "processing")
+SUM_UP_SECONDS: Final = 2.0
 PRIVATE: Final = (
     "No --redis-url: traces are kept in a private store, visible at this router only, gone when it"
     " stops"
@@ -125,6 +126,7 @@ class Tracker:
             raise
         self._spawn(self._writer.run(), "trace writer")
         self._spawn(self._replicas.run(self._learn), "trace heartbeat")
+        self._spawn(self._keep_sums(), "trace sums")
         if self._embedded is not None:
             self._spawn(self._keep_embedded(self._embedded), "private trace store")
 
@@ -184,6 +186,14 @@ class Tracker:
             self._writer.release(renaming(before, changed) if changed else None)
         if changed:
             self._renamed(changed)
+
+    async def _keep_sums(self) -> None:
+        """Sum up what has finished, in turns with the other replicas."""
+        while True:
+            await asyncio.sleep(SUM_UP_SECONDS)
+            if self._health.up:
+                with suppress(StoreUnavailable):  # told by the writer's breaker
+                    await self._store.tallies.sum_up()
 
     async def _keep_embedded(self, embedded: EmbeddedStore) -> None:
         while True:
@@ -269,11 +279,16 @@ class Tracker:
             return Page(listed.rows, cursor, "store-unavailable")
         return Page(listed.rows, cursor, "scan-budget" if listed.budget_spent else None)
 
-    async def stats(self) -> bytes:
+    async def stats(self, asked: StatsQuery = PLAIN) -> bytes:
         """The stats object as JSON. Raises StoreUnavailable."""
         await self._writer.flush(FLUSH_SECONDS)
         self._require_store()
-        return msgspec.json.encode(self._stats_object(await self._store.stats()))
+        stats = await self._store.stats()
+        window = None
+        if not asked.plain:
+            seconds = asked.window_seconds or stats.retention.ttl_seconds
+            window = await self._store.tallies.window(seconds, asked.by)
+        return msgspec.json.encode(stats_object(stats, self.state(), self._alive(), window))
 
     async def delete(self, record_id: str | None) -> int:
         """Delete what is held under an id, or everything (None): how many. Raises
@@ -331,31 +346,6 @@ class Tracker:
             encode_cursor(page[-1].arrived_us, page[-1].key) if more else None,
             "store-unavailable",
         )
-
-    def _stats_object(self, stats: StoreStats) -> dict[str, object]:
-        return {
-            "total_requests": stats.total,
-            "active_traces": stats.active,
-            "requests_per_node": stats.per_node,
-            "requests_per_status": stats.per_status,
-            "requests_per_route": stats.per_route,
-            "requests_per_policy": stats.per_policy,
-            "requests_per_model": stats.per_model,
-            "in_flight": sum(stats.per_status.get(status, 0) for status in OPEN_STATUSES),
-            "oldest_trace": None if stats.oldest_us is None else rfc3339(stats.oldest_us),
-            "newest_trace": None if stats.newest_us is None else rfc3339(stats.newest_us),
-            "total_traces": stats.active,
-            "node_distribution": stats.per_node,
-            "status_distribution": stats.per_status,
-            "route_distribution": stats.per_route,
-            "config": {
-                "enabled": True,
-                "max_entries": stats.retention.max_entries,
-                "ttl_seconds": stats.retention.ttl_seconds,
-            },
-            "store": self.state(),
-            "replicas": self._alive(),
-        }
 
     def _alive(self) -> Sequence[str]:
         """Router ids of the replicas that live, as of the last heartbeat."""

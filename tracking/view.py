@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from tracking.query import TraceQuery
+from tracking.stats_query import PLAIN, StatsQuery
 
 Partial = Literal["store-unavailable", "scan-budget"]
 
@@ -58,7 +59,7 @@ class TraceView(Protocol):
         """One page, newest first. Raises StoreUnavailable if nothing at all is known here."""
         ...
 
-    async def stats(self) -> bytes:
+    async def stats(self, asked: StatsQuery = PLAIN) -> bytes:
         """The stats object of the contract as JSON bytes. Raises StoreUnavailable."""
         ...
 

@@ -17,6 +17,7 @@ from router.api.http import json_response
 from router.api.routing import Handler, Route
 from router.errors import BadRequest, NotFound, StoreDown, TracingOff
 from tracking.query import QueryError, TraceQuery, parse_query
+from tracking.stats_query import parse_stats
 from tracking.trace import rfc3339
 from tracking.view import StoreUnavailable, TraceView
 
@@ -70,8 +71,8 @@ class TracesApi:
 
     async def stats(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         view = self.view
-        refuse_parameters(request)
-        return json_response(await view.stats())
+        asked = parse_stats(list(request.query.items()))
+        return json_response(await view.stats(asked))
 
     async def get(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         view = self.view

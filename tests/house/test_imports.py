@@ -50,9 +50,12 @@ PURE = (
     "tracking.exported",
     "tracking.feed",
     "tracking.filters",
+    "tracking.histogram",
     "tracking.keys",
     "tracking.lifecycle",
     "tracking.query",
+    "tracking.stats_query",
+    "tracking.sums",
     "tracking.trace",
 )
 IMPURE = {

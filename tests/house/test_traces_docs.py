@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tracking.query import FIELDS, PARAMETERS
+from tracking.stats_query import PARAMETERS as STATS
+from tracking.sums import Sums
 
 PAGE = (Path(__file__).parents[2] / "docs" / "traces.md").read_text()
 
@@ -28,3 +31,14 @@ def test_every_parameter_of_the_list_is_there_as_it_is_declared() -> None:
         for name, parameter in PARAMETERS.items()
     ]
     assert PARAMETERS["fields"].allowed == f"{allowed['fields']}: {', '.join(FIELDS)}"
+
+
+def test_the_parameters_of_the_stats_are_there_as_they_are_declared() -> None:
+    assert table("Stats") == [
+        [f"`{name}`", help_text, allowed] for name, (help_text, allowed) in STATS.items()
+    ]
+
+
+def test_the_window_shown_has_every_field_of_a_summary() -> None:
+    shown = json.loads(PAGE[PAGE.index("```json") + 7 : PAGE.index("```\n\n- **What")])
+    assert list(shown["window"]["total"]) == list(Sums().summary(1))

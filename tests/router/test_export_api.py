@@ -20,6 +20,7 @@ from tests.running import Json, call, running, sim_worker
 from tests.tracking.traces import live, now_us
 from tracking.export import FORMATS
 from tracking.query import TraceQuery, encode_cursor
+from tracking.stats_query import PLAIN, StatsQuery
 from tracking.view import Found, Page, StoreState, StoreUnavailable
 
 
@@ -141,7 +142,7 @@ class Pages:
         )
 
     async def get(self, ids: object) -> Found: ...  # type: ignore[empty-body]
-    async def stats(self) -> bytes: ...  # type: ignore[empty-body]
+    async def stats(self, asked: StatsQuery = PLAIN) -> bytes: ...  # type: ignore[empty-body]
     async def delete(self, record_id: object) -> int: ...  # type: ignore[empty-body]
     def state(self) -> StoreState: ...  # type: ignore[empty-body]
 

@@ -16,6 +16,7 @@ from yarl import URL
 from router.api.http import simple_handler
 from router.api.traces import TracesApi
 from tracking.query import TraceQuery, encode_cursor
+from tracking.stats_query import PLAIN, StatsQuery
 from tracking.view import Found, Page, Partial, StoreState, StoreUnavailable
 
 NOON_US = 1_767_268_800_123_456  # 2026-01-01T12:00:00.123456Z
@@ -52,6 +53,7 @@ class FakeView:
         self.down = False
         self.partial: Partial | None = None
         self.asked: list[Sequence[str]] = []
+        self.stats_asked: StatsQuery | None = None
 
     def check(self) -> None:
         if self.down:
@@ -78,8 +80,9 @@ class FakeView:
             partial=self.partial,
         )
 
-    async def stats(self) -> bytes:
+    async def stats(self, asked: StatsQuery = PLAIN) -> bytes:
         self.check()
+        self.stats_asked = asked
         return b'{"total_requests":7}'
 
     async def delete(self, record_id: str | None) -> int:
@@ -340,10 +343,35 @@ class TestStats:
         assert (answer.status, answer.content_type) == (200, "application/json")
         assert await answer.json() == {"total_requests": 7}
 
-    async def test_a_parameter_is_not_ignored(self, client: TestClient) -> None:
-        answer = await client.get("/v1/traces/stats?window=5m")
+    async def test_a_window_and_names_are_asked_for(
+        self, client: TestClient, view: FakeView
+    ) -> None:
+        await client.get("/v1/traces/stats")
+        assert view.stats_asked == StatsQuery()
+        await client.get("/v1/traces/stats?window=15m&by=model,node")
+        assert view.stats_asked == StatsQuery(window_seconds=900, by=("node", "model"))
+
+    @pytest.mark.parametrize(
+        ("query", "parameter", "allowed"),
+        [
+            ("limit=5", "limit", "window, by"),
+            ("window=", "window", "15m"),
+            ("window=0s", "window", "15m"),
+            ("window=32d", "window", "31d"),
+            ("window=15m&window=15m", "window", "once"),
+            ("by=colour", "by", "node, model, policy, route"),
+            ("by=", "by", "node, model, policy, route"),
+        ],
+    )
+    async def test_a_bad_parameter_is_400_and_named_with_what_is_allowed(
+        self, client: TestClient, query: str, parameter: str, allowed: str
+    ) -> None:
+        answer = await client.get(f"/v1/traces/stats?{query}")
         assert answer.status == 400
-        assert (await error(answer))["param"] == "window"
+        said = await error(answer)
+        assert said["param"] == parameter
+        assert parameter in str(said["message"])
+        assert allowed in str(said["message"])
 
 
 class TestDelete:

@@ -17,6 +17,7 @@ from tests.tracking.trackers import Fleet, down, has, holds, is_now, one, rows, 
 from tracking.health import StoreHealth
 from tracking.query import parse_query
 from tracking.replicas import Events, Replicas
+from tracking.stats_query import StatsQuery
 from tracking.store import NodeNameTaken, Retention, SchemaMismatch, TraceStore
 from tracking.tracker import Tracker, TrackerConfig
 from tracking.view import StoreUnavailable
@@ -78,6 +79,20 @@ async def test_the_stats_object_is_the_one_of_the_contract(fleet):
         None,
         None,
     )
+
+
+async def test_a_window_of_one_replica_shows_what_all_have_finished(fleet):
+    a, b = await fleet.tracker("a"), await fleet.tracker("b")
+    a.put(live("k1"))
+    b.put(live("k2", node="worker-1", status="failed"))
+    await rows(a)
+    stats = msgspec.json.decode(await b.stats(StatsQuery(window_seconds=900, by=("node",))))
+    assert stats["window"]["total"]["requests_per_status"] == {"completed": 1, "failed": 1}
+    assert stats["window"]["total"]["error_rate"] == 0.5
+    assert stats["window"]["by"]["node"].keys() == {"worker-0", "worker-1"}
+    whole = msgspec.json.decode(await b.stats(StatsQuery(by=("model",))))
+    assert whole["window"]["by"]["model"]["m"]["requests"] == 2
+    assert list(stats)[:-1] == list(msgspec.json.decode(await b.stats()))
 
 
 async def test_pages_of_a_tracker_follow_their_cursor(fleet):

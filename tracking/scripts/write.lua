@@ -1,7 +1,8 @@
 -- Write a batch of records (at most 100), atomically.
 --
 -- ARGV[3..]  for each record: key, record (meta, row, detail), tally
---            tally: route TAB policy TAB model of a finished request, else empty
+--            tally: route TAB policy TAB model LF facts of a finished request, else empty; the facts
+--            are left in the log of finished requests, which `sums` counts
 -- Returns    {accepted, added}
 --
 -- A record is taken when nothing is stored under its key, when it is newer and of the same owner, or
@@ -15,7 +16,7 @@ local settings = fleet_settings(now)
 local floor = floor_of(settings)
 local lifetime = settings.ttl + SLACK_SECONDS
 local accepted, added = 0, 0
-local touched, seen, tallies = {}, {}, {}
+local touched, seen, tallies, finished = {}, {}, {}, {}
 local tip = feed_tip()
 
 local function index(name, score, key)
@@ -43,7 +44,8 @@ end
 
 local function tally(arrived, names)
   local minute = math.floor(arrived / 60000000)
-  local route, policy, model = string.match(names, '^([^\t]*)\t([^\t]*)\t([^\t]*)$')
+  local route, policy, model, facts = string.match(names, '^([^\t]*)\t([^\t]*)\t([^\t\n]*)\n(.*)$')
+  finished[#finished + 1] = facts
   for field, name in pairs({r = route, p = policy, m = model}) do
     if name ~= '' then
       count('minute:' .. settings.epoch .. ':' .. text(minute), field .. ':' .. name)
@@ -100,6 +102,10 @@ if added > 0 then redis.call('INCRBY', P .. 'total', added) end
 for node, arrived in pairs(seen) do
   redis.call('ZADD', P .. 'nodes-seen', 'GT', text(arrived), node)
   touched[P .. 'nodes-seen'] = true
+end
+if #finished > 0 then
+  redis.call('RPUSH', P .. 'finished', table.concat(finished, '\n'))
+  redis.call('EXPIRE', P .. 'finished', lifetime)
 end
 for bucket, counts in pairs(tallies) do
   local k = P .. bucket

@@ -1,0 +1,243 @@
+"""Sums of finished requests: what a window shows, exactly once, whoever sums up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+import msgspec
+import pytest
+
+from tests.tracking.traces import live, now_us, record
+from tracking.record import Record
+from tracking.sums import ALL, KINDS, MAX_NAMES, Finished, Kind, Place, Sums, grown, sum_up, window
+from tracking.tallies import Window
+
+NOON_US = 1_767_268_800_000_000
+
+
+def finished(key: str, *, owner: str = "a/1", revision: int = 1, **fields: object) -> Record:
+    """The record of a streamed request that took 2 s and had its first of 11 tokens after 1 s."""
+    one = live(key, revision=revision)
+    told = {
+        "stream": True, "queue_seconds": 0.001, "ttft_seconds": 1.0, "duration_seconds": 2.0,
+        "input_tokens": 100, "output_tokens": 11, "cached_tokens": 40, "cache_hit_rate": 0.4,
+    } | fields  # fmt: skip
+    for name, value in told.items():
+        assert hasattr(one.trace, name)
+        setattr(one.trace, name, value)
+    return Record(one, owner)
+
+
+async def last_hour(store) -> Window:
+    return await store.tallies.window(3600, KINDS)
+
+
+def requests(sums: dict[str, Sums]) -> dict[str, int]:
+    return {name: one.requests for name, one in sums.items()}
+
+
+# --- the sums themselves ---------------------------------------------------------------------------
+
+
+def test_a_summary_tells_counts_rates_and_distributions():
+    sums = Sums()
+    for status, duration in (("completed", 2.0), ("completed", 4.0), ("failed", 30.0)):
+        sums.count(
+            Finished(0, "n", "r", "p", "m", status, queue_seconds=0.5, ttft_seconds=1.0,
+                     duration_seconds=duration, input_tokens=100, output_tokens=11,
+                     cached_tokens=50, cache_hit_rate=0.5)
+        )  # fmt: skip
+    sums.count(Finished(0, "n", "r", "p", "m", "cancelled"))
+    shown = sums.summary(60)
+    near = pytest.approx
+    assert shown == {
+        "requests": 4,
+        "requests_per_status": {"completed": 2, "failed": 1, "cancelled": 1},
+        "error_rate": 0.25,
+        "input_tokens": 300,
+        "output_tokens": 33,
+        "cached_tokens": 150,
+        "output_tokens_per_second": 0.55,
+        "cache_hit_rate": 0.5,
+        "queue_seconds": near({"count": 3, "p50": 0.5, "p90": 0.5, "p95": 0.5, "p99": 0.5}, 0.05),
+        "ttft_seconds": near({"count": 3, "p50": 1, "p90": 1, "p95": 1, "p99": 1}, 0.05),
+        "inter_token_seconds": near(
+            {"count": 3, "p50": 0.3, "p90": 2.9, "p95": 2.9, "p99": 2.9}, 0.05
+        ),
+        "duration_seconds": near({"count": 3, "p50": 4, "p90": 30, "p95": 30, "p99": 30}, 0.05),
+        "tokens_per_second": near(
+            {"count": 3, "p50": 2.75, "p90": 5.5, "p95": 5.5, "p99": 5.5}, 0.05
+        ),
+    }
+
+
+def test_of_nothing_a_summary_invents_nothing():
+    shown = Sums().summary(60)
+    assert shown["requests"] == 0
+    unknown = {name for name, value in shown.items() if value is None}
+    assert unknown == {
+        "error_rate", "cache_hit_rate", "queue_seconds", "ttft_seconds", "inter_token_seconds",
+        "duration_seconds", "tokens_per_second",
+    }  # fmt: skip
+
+
+def test_an_answer_that_is_no_stream_has_no_first_token_and_no_gaps_between_tokens():
+    sums = Sums()
+    sums.count(Finished(0, "n", "r", "p", "m", "completed", duration_seconds=2, output_tokens=10))
+    assert (sums.ttft_seconds, sums.inter_token_seconds) == ({}, {})
+    assert sum(sums.tokens_per_second.values()) == 1
+
+
+def test_a_request_is_summed_up_in_its_minute_and_hour_over_all_and_under_its_names():
+    one = Finished(NOON_US + 61_000_000, "worker-0", "/generate", "random", "", "completed")
+    sums = sum_up([one, one])
+    minute, hour = NOON_US // 60_000_000 + 1, NOON_US // 3_600_000_000
+    names: dict[Kind | Literal["all"], str] = {
+        "all": ALL, "node": "worker-0", "policy": "random", "route": "/generate",
+    }  # fmt: skip
+    assert {str(place): requests(names) for place, names in sums.items()} == {
+        str(place): {name: 2}
+        for kind, name in names.items()
+        for place in (Place("minute", minute, kind), Place("hour", hour, kind))
+    }
+
+
+def test_sums_come_back_from_bytes_as_they_went():
+    sums = sum_up([Finished(1, "n", "r", "p", "m", "failed", 0.1, 0.2, 0.3, 4, 5, 6, 0.7)])
+    for names in sums.values():
+        for one in names.values():
+            assert msgspec.json.decode(msgspec.json.encode(one), type=Sums) == one
+
+
+def test_names_beyond_the_most_are_counted_as_other_and_known_ones_go_on():
+    stored: dict[str, Sums] = {}
+    for batch in range(3):
+        more = {f"m{batch}-{i}": Sums({"completed": 1}) for i in range(30)}
+        more["m0-0"] = Sums({"completed": 1})
+        stored |= grown(stored, more)
+    assert len(stored) == MAX_NAMES + 1
+    assert stored["m0-0"].requests == 3
+    assert stored["other"].requests == 92 - 66
+    assert sum(requests(stored).values()) == 92
+
+
+def test_a_short_window_begins_at_a_whole_minute_and_a_long_one_at_a_whole_hour():
+    since, places = window(NOON_US + 30_000_000, 90, ["node"])
+    assert since == NOON_US - 60_000_000
+    minute = NOON_US // 60_000_000
+    assert places == [Place("minute", n, k) for n in (minute - 1, minute) for k in (ALL, "node")]
+    since, places = window(NOON_US + 30_000_000, 3 * 3600, [])
+    hour = NOON_US // 3_600_000_000
+    assert since == NOON_US - 3 * 3_600_000_000
+    assert places == [Place("hour", n, ALL) for n in range(hour - 3, hour + 1)]
+
+
+# --- in the store ----------------------------------------------------------------------------------
+
+
+async def test_a_window_shows_what_finished_over_all_and_by_every_name(backend):
+    store = backend.store()
+    await store.write([finished("k1"), finished("k2", node_id="worker-1", status="failed")])
+    await store.write([record("open", status="processing")])
+    found = await last_hour(store)
+    assert found.total.statuses == {"completed": 1, "failed": 1}
+    assert {kind: requests(names) for kind, names in found.by.items()} == {
+        "node": {"worker-0": 1, "worker-1": 1},
+        "model": {"m": 2},
+        "policy": {"cache_aware": 2},
+        "route": {"/generate": 2},
+    }
+    assert (found.total.input_tokens, found.total.hit_rates_known) == (200, 2)
+    assert found.since_us % 60_000_000 == 0
+    assert found.until_us - found.since_us >= 3600 * 1_000_000
+
+
+async def test_only_the_names_asked_for_are_read(backend):
+    store = backend.store()
+    await store.write([finished("k1")])
+    assert (await store.tallies.window(60, ["model"])).by.keys() == {"model"}
+    assert (await store.tallies.window(60, [])).by == {}
+
+
+async def test_a_request_is_counted_when_it_ends_and_only_once(backend):
+    store = backend.store()
+    await store.write([record("k", status="processing", revision=1)])
+    assert (await last_hour(store)).total.requests == 0
+    await store.write([finished("k", revision=2)])
+    await store.write([finished("k", revision=2)])  # a repeat after a broken connection
+    await last_hour(store)
+    await store.write([finished("k", revision=2)])
+    assert (await last_hour(store)).total.requests == 1
+
+
+async def test_a_lost_request_that_comes_back_is_counted_once_by_its_own_outcome(backend):
+    store = backend.store()
+    await store.write([record("k", owner="p/1", status="processing", revision=3)])
+    assert await store.sweep() == (1, False)
+    assert (await last_hour(store)).total.requests == 0
+    await store.write([finished("k", owner="p/1", revision=4, status="failed")])
+    await store.write([finished("k", owner="p/1", revision=4, status="failed")])
+    assert (await last_hour(store)).total.statuses == {"failed": 1}
+
+
+async def test_many_routers_that_sum_up_at_once_count_everything_once(backend):
+    store = backend.store()
+    others = [backend.store() for _ in range(4)]
+    for batch in range(12):
+        await store.write([finished(f"k{batch}-{i}", node_id=f"w{i % 3}") for i in range(25)])
+        await asyncio.gather(*(other.tallies.sum_up() for other in others))
+    found = await last_hour(others[0])
+    assert found.total.requests == 300
+    assert requests(found.by["node"]) == {"w0": 108, "w1": 96, "w2": 96}
+    assert sum(found.total.duration_seconds.values()) == 300
+
+
+async def test_a_backlog_longer_than_one_step_is_summed_up_whole(backend):
+    store = backend.store()
+    for i in range(45):
+        await store.write([finished(f"k{i}")])
+    assert (await last_hour(store)).total.requests == 45
+    assert "finished" not in await backend.keys()
+
+
+async def test_windows_see_arrivals_within_them(backend):
+    store = backend.store()
+    now = now_us()
+    old = live("old", age_seconds=3 * 3600)
+    await store.write([Record(old, "a/1"), finished("new")])
+    assert (await store.tallies.window(60, [])).total.requests == 1
+    assert (await store.tallies.window(2 * 3600, [])).total.requests == 1
+    assert (await store.tallies.window(4 * 3600, [])).total.requests == 2
+    assert now - (await store.tallies.window(4 * 3600, [])).since_us < 5 * 3600 * 1_000_000
+
+
+async def test_deleting_all_forgets_the_sums_also_those_under_way(backend):
+    store = backend.store()
+    await store.write([finished("k1")])
+    await last_hour(store)
+    await store.write([finished("k2")])
+    await store.delete_all()
+    assert (await last_hour(store)).total.requests == 0
+    await store.write([finished("k3")])
+    assert (await last_hour(store)).total.requests == 1
+
+
+async def test_names_with_separators_or_endless_ones_are_summed_up_too(backend):
+    store = backend.store()
+    for key in ("k1", "k2"):
+        await store.write([finished(key, model="a\tb\nc", node_id="ü" * 300)])
+        await last_hour(store)
+    found = await last_hour(store)
+    assert requests(found.by["model"]) == {"a b c": 2}
+    assert requests(found.by["node"]) == {"ü" * 100: 2}
+
+
+async def test_the_keys_of_sums_expire(backend):
+    store = backend.store(ttl_seconds=3600)
+    await store.write([finished("k")])
+    assert (await backend.keys())["finished"] > 0
+    await last_hour(store)
+    sums = {name: ttl for name, ttl in (await backend.keys()).items() if name.count(":") == 3}
+    assert {name.rsplit(":", 1)[1] for name in sums} == {"all", *KINDS}
+    assert all(0 < ttl <= 7320 for ttl in sums.values())

@@ -1,0 +1,216 @@
+"""What is summed up of finished requests: for each minute and hour, over all and by four names.
+
+`write` leaves one line of facts (`Finished`) for each request with its terminal status. `sum_up` adds
+many lines to sums of a bounded size, whatever their number; `tracking.tallies` keeps those in the
+store. Sums are by arrival: a window shows the requests that arrived in it and are over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal, get_args
+
+import msgspec
+
+from tracking.histogram import Histogram, add, observe, quantiles
+from tracking.keys import index_text
+from tracking.trace import Trace
+
+Kind = Literal["node", "model", "policy", "route"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+Level = Literal["minute", "hour"]
+ALL: Final = "all"  # the kind, and the only name, of the sums over everything
+MAX_NAMES: Final = 64  # of a kind in one minute or hour; models are the clients' words
+OTHER: Final = "other"
+_MAX_NAME: Final = 200  # characters, of what clients write
+MINUTES_SECONDS: Final = 2 * 3600  # longer windows are read by the hour
+AHEAD_US: Final = 5_000_000  # so far may the clocks of routers be ahead
+_MINUTE: Final[tuple[Level, int]] = ("minute", 60_000_000)
+_HOUR: Final[tuple[Level, int]] = ("hour", 3_600_000_000)
+_QUANTILES: Final = (0.5, 0.9, 0.95, 0.99)
+
+
+class Finished(msgspec.Struct, array_like=True):
+    """The facts of one finished request that are summed up. None and empty: not known."""
+
+    arrived_us: int
+    node: str
+    route: str
+    policy: str
+    model: str
+    status: str
+    queue_seconds: float | None = None
+    ttft_seconds: float | None = None
+    duration_seconds: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_hit_rate: float | None = None
+
+    @classmethod
+    def of(cls, trace: Trace, arrived_us: int) -> Finished:
+        return cls(
+            arrived_us,
+            trace.node_id,
+            (trace.route or "")[:_MAX_NAME],
+            trace.routing_policy,
+            (trace.model or "")[:_MAX_NAME],
+            trace.status,
+            trace.queue_seconds,
+            trace.ttft_seconds,
+            trace.duration_seconds,
+            trace.input_tokens,
+            trace.output_tokens,
+            trace.cached_tokens,
+            trace.cache_hit_rate,
+        )
+
+
+class Sums(msgspec.Struct, omit_defaults=True):
+    """Counts, totals and distributions. `hit_rates` is the sum over the `hit_rates_known`."""
+
+    statuses: dict[str, int] = {}
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    hit_rates: float = 0.0
+    hit_rates_known: int = 0
+    queue_seconds: Histogram = {}
+    ttft_seconds: Histogram = {}
+    inter_token_seconds: Histogram = {}
+    duration_seconds: Histogram = {}
+    tokens_per_second: Histogram = {}
+
+    @property
+    def requests(self) -> int:
+        return sum(self.statuses.values())
+
+    def count(self, one: Finished) -> None:
+        """Add one request."""
+        self.statuses[one.status] = self.statuses.get(one.status, 0) + 1
+        self.input_tokens += one.input_tokens or 0
+        self.output_tokens += one.output_tokens or 0
+        self.cached_tokens += one.cached_tokens or 0
+        if one.cache_hit_rate is not None:
+            self.hit_rates += one.cache_hit_rate
+            self.hit_rates_known += 1
+        if one.queue_seconds is not None:
+            observe(self.queue_seconds, one.queue_seconds)
+        if one.duration_seconds is None:
+            return
+        observe(self.duration_seconds, one.duration_seconds)
+        tokens = one.output_tokens or 0
+        if tokens and one.duration_seconds > 0:
+            observe(self.tokens_per_second, tokens / one.duration_seconds)
+        if one.ttft_seconds is not None:  # of streams only
+            observe(self.ttft_seconds, one.ttft_seconds)
+            if tokens > 1:
+                decoding = max(0.0, one.duration_seconds - one.ttft_seconds)
+                observe(self.inter_token_seconds, decoding / (tokens - 1))
+
+    def merge(self, other: Sums) -> None:
+        """Add all that another has counted."""
+        for status, count in other.statuses.items():
+            self.statuses[status] = self.statuses.get(status, 0) + count
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.cached_tokens += other.cached_tokens
+        self.hit_rates = round(self.hit_rates + other.hit_rates, 4)
+        self.hit_rates_known += other.hit_rates_known
+        for name in DISTRIBUTIONS:
+            add(getattr(self, name), getattr(other, name))
+
+    def summary(self, seconds: float) -> dict[str, object]:
+        """What is shown of a window of so many seconds. Null: nobody knows."""
+        requests = self.requests
+        bad = self.statuses.get("failed", 0) + self.statuses.get("rejected", 0)
+        known = self.hit_rates_known
+        return {
+            "requests": requests,
+            "requests_per_status": self.statuses,
+            "error_rate": round(bad / requests, 6) if requests else None,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cached_tokens": self.cached_tokens,
+            "output_tokens_per_second": round(self.output_tokens / seconds, 3),
+            "cache_hit_rate": round(self.hit_rates / known, 4) if known else None,
+            **{name: _distribution(getattr(self, name)) for name in DISTRIBUTIONS},
+        }
+
+
+DISTRIBUTIONS: Final = tuple(
+    field.name for field in msgspec.structs.fields(Sums) if field.type == Histogram
+)
+
+
+def _distribution(histogram: Histogram) -> dict[str, float] | None:
+    if not histogram:
+        return None
+    names = [f"p{part * 100:.0f}" for part in _QUANTILES]
+    shown = dict(zip(names, quantiles(histogram, _QUANTILES), strict=True))
+    return {"count": sum(histogram.values()), **shown}
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where sums are kept: all names of one kind, in one minute or hour (numbered since the epoch)."""
+
+    level: Level
+    number: int
+    kind: Kind | Literal["all"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}:{self.kind}"
+
+
+def window(now_us: int, seconds: int, kinds: Sequence[Kind]) -> tuple[int, list[Place]]:
+    """When a window really begins (µs), and where its sums are.
+
+    It begins at a whole minute, if it is longer than `MINUTES_SECONDS` at a whole hour: so much earlier
+    than asked. Arrivals a little ahead of `now_us` are within.
+    """
+    level, step = _MINUTE if seconds <= MINUTES_SECONDS else _HOUR
+    first = max(0, now_us - seconds * 1_000_000) // step
+    numbers = range(first, (now_us + AHEAD_US) // step + 1)
+    everything: tuple[Kind | Literal["all"], ...] = (ALL, *kinds)
+    return first * step, [Place(level, n, kind) for n in numbers for kind in everything]
+
+
+def sum_up(finished: Iterable[Finished]) -> dict[Place, dict[str, Sums]]:
+    """Sums by place and name. About 10 µs a request."""
+    sums: dict[Place, dict[str, Sums]] = {}
+    combined: dict[tuple[int, str, str, str, str], Sums] = {}
+    for one in finished:
+        # Few combinations of names, many requests: count once, spread afterwards.
+        key = (one.arrived_us // _MINUTE[1], one.node, one.model, one.policy, one.route)
+        if (there := combined.get(key)) is None:
+            there = combined[key] = Sums()
+        there.count(one)
+    for (minute, *names), counted in combined.items():
+        for place, name in _belongs_to(minute, names):
+            sums.setdefault(place, {}).setdefault(name, Sums()).merge(counted)
+    return sums
+
+
+def _belongs_to(minute: int, names: Sequence[str]) -> Iterator[tuple[Place, str]]:
+    numbers: dict[Level, int] = {"minute": minute, "hour": minute // 60}
+    for level, number in numbers.items():
+        yield Place(level, number, ALL), ALL
+        for kind, name in zip(KINDS, names, strict=True):
+            if name:
+                yield Place(level, number, kind), index_text(name).decode("utf-8", "ignore")
+
+
+def grown(stored: dict[str, Sums], more: dict[str, Sums]) -> dict[str, Sums]:
+    """What is to be kept of the names in `more`, together with what is kept of them already.
+
+    A name beyond MAX_NAMES is counted as `other`.
+    """
+    result: dict[str, Sums] = {}
+    for name, sums in more.items():
+        room = len(stored.keys() | result.keys()) < MAX_NAMES
+        shown = name if name in stored or name in result or room else OTHER
+        if shown not in result:
+            result[shown] = stored.get(shown, Sums())
+        result[shown].merge(sums)
+    return result

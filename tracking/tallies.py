@@ -1,0 +1,92 @@
+"""The sums of finished requests in the store: brought up to date, and read for a window.
+
+Scripts append the facts of finished requests to a log, which costs them next to nothing; whichever
+router comes first sums a part of it up (`tracking.sums`) and stores the result. That is exact: it is
+only taken when nobody else has summed up the same part meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, cast
+
+import msgspec
+
+from tracking.sums import ALL, Finished, Kind, Place, Sums, grown, sum_up, window
+
+Argument = bytes | str | int
+Call = Callable[..., Awaitable[object]]
+
+ELEMENTS: Final = 20  # of the log at a time: at most 2000 requests, some 10 ms of this process
+PLACES: Final = 64  # read in one call, if they are small
+
+_decode_finished: Final = msgspec.json.Decoder(Finished).decode
+_decode_sums: Final = msgspec.json.Decoder(Sums).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Window(msgspec.Struct, frozen=True):
+    """Sums over a span of arrivals (µs), over all and by the names of each kind asked for."""
+
+    since_us: int
+    until_us: int
+    total: Sums
+    by: dict[Kind, dict[str, Sums]]
+
+
+class Tallies:
+    """`call(script, *arguments)` runs a script of the store; it raises StoreUnavailable."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._turn = asyncio.Lock()
+
+    async def sum_up(self) -> int:
+        """Count what has finished since somebody did this last; the store's time (µs)."""
+        async with self._turn:
+            while True:
+                now, position, *elements = cast(
+                    list[bytes], await self._call("sums", "take", ELEMENTS)
+                )
+                if elements:
+                    await self._put(position, elements)
+                if len(elements) < ELEMENTS:
+                    return int(now)
+
+    async def _put(self, position: bytes, elements: Sequence[bytes]) -> None:
+        finished = [_decode_finished(line) for one in elements for line in one.split(b"\n")]
+        more = sum_up(finished)
+        stored = await self._read(list(more))
+        arguments: list[Argument] = []
+        for place, names in more.items():
+            for name, sums in grown(stored[place], names).items():
+                arguments += (place.level, place.name, name, _encode(sums))
+        # 0 when somebody else has put the same: then all is well, too.
+        await self._call("sums", "put", position, len(elements), *arguments)
+
+    async def window(self, seconds: int, kinds: Sequence[Kind]) -> Window:
+        """The last so many seconds, up to now."""
+        now_us = await self.sum_up()
+        since_us, places = window(now_us, seconds, kinds)
+        total = Sums()
+        by: dict[Kind, dict[str, Sums]] = {kind: {} for kind in kinds}
+        for start in range(0, len(places), PLACES):
+            for place, names in (await self._read(places[start : start + PLACES])).items():
+                for name, sums in names.items():
+                    if place.kind == ALL:
+                        total.merge(sums)
+                    else:
+                        by[place.kind].setdefault(name, Sums()).merge(sums)
+        return Window(since_us, now_us, total, by)
+
+    async def _read(self, places: Sequence[Place]) -> Mapping[Place, dict[str, Sums]]:
+        found: dict[Place, dict[str, Sums]] = {}
+        while len(found) < len(places):
+            rest = places[len(found) :]
+            asked = [text for place in rest for text in (place.level, place.name)]
+            reply = cast(list[list[bytes]], await self._call("sums", "read", *asked))
+            for place, flat in zip(rest, reply, strict=False):
+                pairs = zip(flat[::2], flat[1::2], strict=True)
+                found[place] = {name.decode(): _decode_sums(sums) for name, sums in pairs}
+        return found
