@@ -62,6 +62,7 @@ REQUESTS: Final[Columns[Exported]] = {
     "engine_queue_time": lambda t: t.engine.queue_time,
     "session_id": lambda t: _text(t.session_id),
     "label": lambda t: _text(t.label),
+    "trimmed": lambda t: t.trimmed,
     "router_id": lambda t: t.router_id,
     "trace_id": lambda t: t.trace_id,
     "engine_request_id": lambda t: _text(t.engine_request_id),

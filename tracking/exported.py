@@ -85,6 +85,7 @@ class Exported(msgspec.Struct):
     label: str | None = None
     attempts: list[Attempt] = []
     decision: Decision = msgspec.field(default_factory=Decision)
+    trimmed: bool | None = None
     prefix_hashes: list[str] = []
 
 

@@ -57,6 +57,8 @@ class Tail:
 
     def __init__(self, read: Read, *, poll_seconds: float = POLL_SECONDS) -> None:
         self.closed = False
+        self.ended = False
+        """Closed, or crashed: no listener hears any more."""
         self.interrupted = False
         self.breaks = 0
         """How often the feed turned out to be another one; it went on at `broken_at`."""
@@ -67,6 +69,7 @@ class Tail:
         self._poll_seconds = poll_seconds
         self.listeners = 0
         self._place = Place(0, 0)
+        self._doubtful = False
         self._ring: deque[FeedEvent] = deque(maxlen=RING_EVENTS)
         self._task: asyncio.Task[None] | None = None
 
@@ -80,8 +83,8 @@ class Tail:
         return Listener(self, Place(tip.epoch, 0), wanted, lost_place=True)
 
     def close(self) -> None:
-        """End all listeners."""
-        self.closed = True
+        """End all listeners, now and later."""
+        self.closed = self.ended = True
         self._notify()
 
     async def closed_down(self) -> None:
@@ -89,15 +92,20 @@ class Tail:
         if self._task is not None:
             await asyncio.wait([self._task])
 
+    def server_changed(self) -> None:
+        """The store is another server, or has other data: what it told before it may tell anew."""
+        self._doubtful = True
+
     def enter(self, place: Place) -> None:
         """A listener begins at `place`."""
         self.listeners += 1
         if self._task is None or self._task.done():
-            self._place, self.interrupted = place, False
+            self._place, self.interrupted, self.ended = place, False, self.closed
+            self._doubtful = False
             self._ring.clear()
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._follow(), name="trace feed")
-            self._task.add_done_callback(_report_crash)
+            self._task.add_done_callback(self._report_crash)
 
     def leave(self) -> None:
         self.listeners -= 1
@@ -127,7 +135,7 @@ class Tail:
                     self._notify()
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            if self.interrupted or page.events or page.tip != self._place:
+            if self.interrupted or self._doubtful or page.events or page.tip != self._place:
                 self.interrupted = False
                 self._take(page)
                 self._notify()
@@ -137,8 +145,10 @@ class Tail:
 
     def _take(self, page: FeedPage) -> None:
         ring, events = self._ring, page.events
-        if page.tip.epoch != self._place.epoch or page.tip.number < self._place.number:
-            # A fail-over can take a feed back behind what was read of it.
+        # A fail-over can take a feed back behind what was read of it.
+        behind = page.tip.epoch == self._place.epoch and page.tip.number < self._place.number
+        if self._doubtful or behind or page.tip.epoch != self._place.epoch:
+            self._doubtful = False
             self.breaks += 1
             ring.clear()
             first = events[0].place if events else page.tip
@@ -152,6 +162,12 @@ class Tail:
     def _notify(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
+
+    def _report_crash(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s crashed", task.get_name(), exc_info=error)
+            self.ended = True
+            self._notify()
 
 
 class Listener:
@@ -185,7 +201,7 @@ class Listener:
         """What comes next, in order; nothing where nothing came in time; None at the end."""
         tail, loop = self._tail, asyncio.get_running_loop()
         end = loop.time() + patience_seconds
-        while not tail.closed:
+        while not tail.ended:
             changed, before = tail.changed, self.place
             told = self._news()
             if not self._interrupted:
@@ -243,8 +259,3 @@ async def _set(event: asyncio.Event, seconds: float) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
-
-
-def _report_crash(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("%s crashed", task.get_name(), exc_info=error)

@@ -103,7 +103,7 @@ class Tracker:
             Events(
                 synchronise=synchronise,
                 same_server=self._writer.settle,
-                server_changed=self._writer.send_again,
+                server_changed=self._server_changed,
                 lease_lapsed=self._writer.rewrite_open,
             ),
             owner=self.owner,
@@ -299,6 +299,10 @@ class Tracker:
         if record_id is None:
             return await self._store.delete_all()
         return await self._store.delete(record_id)
+
+    def _server_changed(self) -> None:
+        self._writer.send_again()
+        self.tail.server_changed()
 
     async def _feed(self, after: Place | None, limit: int) -> FeedPage:
         # Asked also of a store that is held for down: it should have a feed before writers find it.

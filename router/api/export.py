@@ -17,7 +17,8 @@ from tracking.export import FORMATS, Format
 from tracking.query import FILTERS, TraceQuery, decode_cursor, parse_query
 from tracking.view import Page, StoreUnavailable, TraceView
 
-PAGE_TRACES: Final = 100  # at a time: a millisecond or two of the event loop
+PAGE_TRACES: Final = 100
+SLICE_TRACES: Final = 20  # at a time: a millisecond of the event loop
 PATIENCE_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.05
 ALLOWED: Final = ("format", *FILTERS, "order")
@@ -52,7 +53,8 @@ class ExportApi:
         first = await anext(pages)  # a store that is away is told before the head is out
 
         async def produce(write: Write) -> None:
-            await write(form.begin() + form.page(first))
+            await write(form.begin())
+            await share(form, first, write)
             try:
                 async for page in pages:
                     await share(form, page, write)
@@ -121,11 +123,12 @@ async def whole_page(view: TraceView, query: TraceQuery, patience_seconds: float
 
 
 async def share(form: Format, page: list[bytes], write: Write) -> None:
-    """Write a page, then rest as long as making it took: requests come first."""
+    """Write a page, resting as long as making it takes: requests come first."""
     time = asyncio.get_running_loop().time
-    started = time()
-    body = form.page(page)
-    spent = time() - started
-    if body:
-        await write(body)
-    await asyncio.sleep(spent)
+    for start in range(0, len(page), SLICE_TRACES):
+        started = time()
+        body = form.page(page[start : start + SLICE_TRACES])
+        spent = time() - started
+        if body:
+            await write(body)
+        await asyncio.sleep(spent)

@@ -21,7 +21,7 @@ class Feed:
         self.cap = cap
         self.epoch, self.number = 1, 0
         self.events: list[FeedEvent] = []
-        self.down = False
+        self.down = self.crash = False
         self.reads = 0
 
     def tell(self, count: int = 1) -> None:
@@ -44,6 +44,8 @@ class Feed:
         await asyncio.sleep(0)
         if self.down:
             raise StoreUnavailable("down")
+        if self.crash:
+            raise RuntimeError("a bug")
         tip = Place(self.epoch, self.number)
         if after is None:
             return FeedPage(tip, [])
@@ -181,6 +183,36 @@ async def test_a_store_that_comes_back_with_other_data_is_told(epoch, number):
         assert await heard(listener) == [Dropped(None)]
         feed.tell(1)
         assert numbers(await heard(listener)) == [number + 1]
+
+
+async def test_another_server_may_have_lost_what_its_numbers_do_not_show():
+    feed = Feed()
+    tail = quick(feed)
+    async with await tail.listen(None, everything) as listener:
+        feed.tell(3)
+        assert numbers(await heard(listener)) == [1, 2, 3]
+        feed.down = True
+        assert await heard(listener, 0.3) == [Interrupted()]
+        feed.lose(1, 1)
+        feed.tell(4)  # as many as were lost, and more
+        tail.server_changed()
+        feed.down = False
+        told = await heard(listener, 0.3)
+        assert others(told) == [Resumed(), Dropped(None)]
+        assert numbers(told) == [4, 5]
+
+
+async def test_a_crash_ends_the_listeners_and_the_next_one_begins_anew(caplog):
+    feed = Feed()
+    tail = quick(feed)
+    async with await tail.listen(None, everything) as listener:
+        feed.crash = True
+        assert await listener.next(10) is None
+    assert "trace feed crashed" in caplog.text
+    feed.crash = False
+    async with await tail.listen(None, everything) as listener:
+        feed.tell(1)
+        assert numbers(await heard(listener)) == [1]
 
 
 async def test_a_store_that_is_away_lets_nobody_begin():
