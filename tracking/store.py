@@ -22,6 +22,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from tracking.advice import Server, examine
 from tracking.connect import Client, close, connect
 from tracking.feed import FeedEvent, FeedPage, Place, parse_place
 from tracking.filters import decode_facts
@@ -330,6 +331,10 @@ class TraceStore:
             name, url = refusal.detail("NODE_TAKEN").split("\t")
             raise NodeNameTaken(f"node name {name!r} is already given to worker {url}") from None
         return [name.decode() for name in names]
+
+    async def examine(self) -> Server:
+        """The server's settings. Raises StoreUnavailable."""
+        return await examine(self._client, self._keys.all)
 
     async def close(self) -> None:
         try:

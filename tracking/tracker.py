@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from tracking.advice import advice
 from tracking.embedded import EmbeddedStore, NoServerProgram
 from tracking.feed import FeedPage, Place
 from tracking.health import StoreHealth
@@ -34,6 +35,7 @@ log = logging.getLogger("tracking")
 
 START_SECONDS: Final = 2.0  # how long a start waits for the store
 FLUSH_SECONDS: Final = 0.4  # how long a query waits for this replica's own changes
+EXAMINE_SECONDS: Final = 5.0  # between attempts to read the store's settings
 LOCAL_BUDGET: Final = 20_000  # records known here that a list looks at while the store is away
 SUM_UP_SECONDS: Final = 2.0
 PRIVATE: Final = (
@@ -129,6 +131,8 @@ class Tracker:
         self._spawn(self._keep_sums(), "trace sums")
         if self._embedded is not None:
             self._spawn(self._keep_embedded(self._embedded), "private trace store")
+        else:
+            self._spawn(self._examine_server(), "examination of the trace store")
 
     async def _connect(self) -> None:
         if self._embedded is not None:
@@ -194,6 +198,17 @@ class Tracker:
             if self._health.up:
                 with suppress(StoreUnavailable):  # told by the writer's breaker
                     await self._store.tallies.sum_up()
+
+    async def _examine_server(self) -> None:
+        while True:
+            try:
+                server = await self._store.examine()
+            except StoreUnavailable:
+                await asyncio.sleep(EXAMINE_SECONDS)  # told by the breaker
+                continue
+            for line in advice(server, self._config.max_entries):
+                log.warning("trace store: %s (docs/redis.md)", line)
+            return
 
     async def _keep_embedded(self, embedded: EmbeddedStore) -> None:
         while True:

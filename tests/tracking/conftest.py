@@ -13,6 +13,7 @@ from uuid import uuid4
 import fakeredis
 import pytest
 
+from tests.processes import ROOT
 from tests.tracking.servers import Cluster
 from tracking.connect import Client, close, connect
 from tracking.embedded import find_server
@@ -95,17 +96,23 @@ def own_server(tmp_path, programs) -> Iterator[Server]:
 
 
 class Backend:
-    """One fleet on one server: stores with any settings, and a client that looks behind them."""
+    """One fleet on one server: stores with any settings, and a client that looks behind them.
 
-    def __init__(self, client: Client, *, shebang: bool) -> None:
+    `login`, where given, is what stores use.
+    """
+
+    def __init__(
+        self, client: Client, *, shebang: bool, login: Client | None = None, fleet: str = ""
+    ) -> None:
         self.client = client
-        self.fleet = f"t{uuid4().hex[:12]}"
+        self.fleet = fleet or f"t{uuid4().hex[:12]}"
+        self._login = login or client
         self._shebang = shebang
 
     def store(self, max_entries: int = 100_000, ttl_seconds: int = 86_400) -> TraceStore:
         own = Retention(max_entries, ttl_seconds)
         return TraceStore(
-            self.client, self.fleet, own, call_timeout_seconds=5, shebang=self._shebang
+            self._login, self.fleet, own, call_timeout_seconds=5, shebang=self._shebang
         )
 
     def key(self, name: str) -> str:
@@ -145,6 +152,7 @@ def shared_cluster(tmp_path_factory, programs) -> Iterator[Callable[[], Cluster]
         "fakeredis",
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("valkey", marks=pytest.mark.redis),
+        pytest.param("acl", marks=pytest.mark.redis),
         pytest.param("cluster", marks=[pytest.mark.redis, pytest.mark.slow]),
     ]
 )
@@ -154,7 +162,24 @@ async def backend(request, shared_server, shared_cluster) -> AsyncIterator[Backe
         client = fakeredis.FakeAsyncRedis()
     elif request.param == "cluster":
         client = connect(shared_cluster().url)
+    elif request.param == "acl":
+        client = connect(shared_server("redis").url)
+        fleet = f"t{uuid4().hex[:12]}"
+        login = connect(await documented_user(client, shared_server("redis").path, fleet))
+        yield Backend(client, shebang=True, login=login, fleet=fleet)
+        await close(login)
+        await close(client)
+        return
     else:
         client = connect(shared_server(request.param).url)
     yield Backend(client, shebang=request.param != "fakeredis")
     await close(client)
+
+
+async def documented_user(admin: Client, path: Path, fleet: str) -> str:
+    """The URL of a user that may do what docs/redis.md grants, and nothing else."""
+    page = (ROOT / "docs" / "redis.md").read_text()
+    (rule,) = [line for line in page.splitlines() if line.startswith("ACL SETUSER ")]
+    words = rule.replace("traces", f"user-{fleet}").replace("{default}", "{%s*}" % fleet).split()
+    await admin.execute_command(*words)
+    return f"unix://user-{fleet}:PASSWORD@{path}"
