@@ -25,7 +25,7 @@ usage: trace-router COMMAND ...
 
   serve           route requests; all flags: trace-router serve --help
   store           run a private Valkey for several routers on this host
-  traces clear    delete all traces of a fleet, at the store
+  traces ...      get, list, stats, tail, export, delete, clear: trace-router traces --help
   health          exit 0 when the router answers; for container health checks
   --version       print the version
 """
@@ -136,44 +136,10 @@ async def _run_store(host: str, port: int) -> int:
 
 
 def traces_command(arguments: Sequence[str]) -> int:
-    """`traces clear`: delete all traces of a fleet, at the store."""
-    from router.configure import from_keywords
+    """`traces ...`: ask a router about requests."""
+    from router import traces_cli
 
-    parser = argparse.ArgumentParser(prog="trace-router traces", allow_abbrev=False)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    clear = commands.add_parser(
-        "clear",
-        help="delete all traces of a fleet, at the store",
-        description="Delete all traces of a fleet and set its count of requests to 0. Needs no "
-        "router and no key but access to the store. What is not given comes from the "
-        "environment, as for serve.",
-        allow_abbrev=False,
-    )
-    clear.add_argument("--redis-url", metavar="URL")
-    clear.add_argument("--redis-url-file", metavar="PATH")
-    clear.add_argument("--fleet", metavar="NAME", help="(default: default)")
-    config = from_keywords(vars(parser.parse_args(arguments)), os.environ)
-    if config.redis_url is None:
-        raise ConfigError("--redis-url: expected the URL of the store to clear")
-    return asyncio.run(_clear_traces(config, config.redis_url))
-
-
-async def _clear_traces(config: Config, redis_url: str) -> int:
-    from router.config import masked
-    from tracking.store import Retention, TraceStore
-    from tracking.view import StoreUnavailable
-
-    retention = Retention(config.max_trace_entries, config.trace_ttl)
-    store = TraceStore.from_url(redis_url, config.fleet, retention, call_timeout_seconds=5)
-    try:
-        deleted = await store.delete_all()
-    except StoreUnavailable as error:
-        sys.stderr.write(f"trace-router: {masked(redis_url)} cannot be reached: {error}\n")
-        return FAILED
-    finally:
-        await store.close()
-    sys.stdout.write(f"{deleted} traces of fleet {config.fleet!r} deleted\n")
-    return OK
+    return traces_cli.traces_command(arguments, _own_url(os.environ))
 
 
 def health_command(arguments: Sequence[str]) -> int:

@@ -29,6 +29,7 @@ from router.worker_names import worker_names
 # In Kubernetes a Service named trace-router puts these into every pod of its namespace:
 # TRACE_ROUTER_PORT=tcp://10.0.0.1:30000, TRACE_ROUTER_SERVICE_HOST=... They are not ours.
 KUBERNETES_NAME: Final = re.compile(r"TRACE_ROUTER_(SERVICE_|PORT_\d)")
+NOT_SETTINGS: Final = frozenset(("TRACE_ROUTER_URL",))  # read by `trace-router traces`
 KUBERNETES_VALUE: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -128,7 +129,7 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[list[Given], list[str
         if not name.startswith(ENV_PREFIX) or KUBERNETES_VALUE.match(value):
             continue
         if name not in names:
-            if not KUBERNETES_NAME.match(name):
+            if name not in NOT_SETTINGS and not KUBERNETES_NAME.match(name):
                 hint = did_you_mean(name, names)
                 warnings.append(f"Environment variable {name} is not a setting{hint}")
         elif value.strip():

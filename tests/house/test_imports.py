@@ -20,6 +20,8 @@ LAYERS: list[set[str]] = [
     {"router"},
     {"router.__main__", "router.launch"},
     {"router.cli"},
+    {"router.traces_cli"},
+    {"router.tables"},
     {"router.app"},
     {"router.api"},
     {"router.learning", "router.registry", "router.shared"},

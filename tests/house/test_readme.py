@@ -66,6 +66,13 @@ def asked(curl_arguments: list[str]) -> Any:
     return json.loads(run.stdout)
 
 
+def said(words: list[str], router: AsWritten, *python: str) -> str:
+    """What `trace-router WORDS` prints, or Python itself."""
+    start = python or ("-c", "import sys; from router.cli import main; sys.exit(main())")
+    command = [sys.executable, *start, *map(router.with_ports, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.fixture
 async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
     async with Processes(tmp_path) as started:
@@ -145,6 +152,14 @@ async def test_the_questions_are_answered_by_a_router_started_from_the_shell(
     assert stats["requests_per_status"] == {"completed": 1}
     assert batch == [by_id]
     assert list(json.loads(BLOCKS["stats"])) == list(stats)
+    listed, got, counted, exported = [
+        said([*words[1:]], router) for words in commands("commands") if words[0] == "trace-router"
+    ]
+    assert json.loads(listed)["request_id"] == "test-manual-123"
+    assert json.loads(got) == by_id
+    assert json.loads(counted)["requests_per_status"] == {"completed": 1}
+    assert exported.splitlines()[1].startswith("test-manual-123,")
+    assert said([BLOCKS["client"]], router, "-c") == f"{by_id['node_id']}\ntest-manual-123 None\n"
 
 
 @pytest.mark.e2e

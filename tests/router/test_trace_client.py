@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from tests.processes import free_port
 from tests.raw_tcp import RawConnection, ScriptedServer
 from tests.running import call, running, sim_worker
 from tracking.client import (
+    ClientError,
     FullTrace,
     NotFound,
     Notice,
@@ -213,6 +216,32 @@ async def test_fields_of_a_newer_router_are_skipped_and_a_partial_list_is_a_warn
         with pytest.warns(PartialAnswer):
             (trace,) = await ask.all("list")
         assert trace.request_id == "r"
+
+
+@KINDS
+async def test_an_export_is_whole_or_an_error_and_a_file_appears_when_it_is_whole(
+    app: App, kind: Kind, tmp_path: Path
+):
+    async with asking(kind, url(app)) as ask:
+        data = b"".join(await ask.all("export", request_id_prefix="r-1"))
+        assert [msgspec.json.decode(line)["request_id"] for line in data.splitlines()] == [
+            f"r-1{number}" for number in reversed(range(10))
+        ]
+        file = tmp_path / "all.csv"
+        size = await ask("export_to", file, "csv", order="asc")
+        assert size == file.stat().st_size
+        assert len(file.read_text().splitlines()) == 31
+
+    async def cut(connection: RawConnection) -> None:
+        await connection.read_until(b"\r\n\r\n")
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhalf,\r\n"
+        )
+
+    async with ScriptedServer(cut) as server, asking(kind, server.url) as ask:
+        with pytest.raises(ClientError, match="cut off"):
+            await ask("export_to", tmp_path / "half.csv", "csv")
+    assert os.listdir(tmp_path) == ["all.csv"]
 
 
 @KINDS

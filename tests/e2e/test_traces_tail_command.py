@@ -1,0 +1,64 @@
+"""`trace-router traces tail` as a process: lines as they happen, until Ctrl-C or until nobody reads."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE
+
+import msgspec
+import pytest
+
+from tests.fleets import Fleet
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+FLEET = {"workers": 1, "replicas": 2, "redis": True}
+
+
+async def tail(running: Fleet, *words: str) -> asyncio.subprocess.Process:
+    """A tail that has told its first event. The first replica serves, the second is asked."""
+    command = [sys.executable, "-c", "import sys; from router.cli import main; sys.exit(main())"]
+    urls = ("--url", running.routers[1].url, "--url", running.routers[0].url)
+    started = await asyncio.create_subprocess_exec(
+        *command, "traces", "tail", *urls, *words, stdout=PIPE, stderr=PIPE
+    )
+    assert started.stdout is not None
+    async with asyncio.timeout(10):
+        first = asyncio.ensure_future(started.stdout.readline())
+        while not first.done():
+            await running.generate()
+            await asyncio.sleep(0.05)
+    assert msgspec.json.decode(await first)["status"] == "completed"
+    return started
+
+
+async def lines_until(started: asyncio.subprocess.Process, request_id: str) -> None:
+    assert started.stdout is not None
+    async with asyncio.timeout(10):
+        while msgspec.json.decode(await started.stdout.readline())["request_id"] != request_id:
+            pass
+
+
+async def test_it_goes_on_at_another_replica_and_ends_well_with_ctrl_c(shared: Fleet):
+    started = await tail(shared, "--status", "completed")
+    await shared.routers[1].stop()
+    await shared.generate(request_id="after")
+    await lines_until(started, "after")
+    started.send_signal(signal.SIGINT)
+    _, said = await asyncio.wait_for(started.communicate(), 10)
+    assert started.returncode == 0
+    assert said.decode().splitlines() == ["trace-router: connecting again: the router ended it"]
+    await shared.processes.restart(shared.routers[1])
+
+
+async def test_it_ends_quietly_when_nobody_reads_any_more(shared: Fleet):
+    started = await tail(shared, "--status", "completed")
+    assert started.stdout is not None
+    started.stdout._transport.close()  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        while started.returncode is None:
+            await shared.generate()
+            await asyncio.sleep(0.05)
+    assert started.stderr is not None
+    assert (started.returncode, await started.stderr.read()) == (0, b"")
