@@ -63,6 +63,7 @@ from router.metrics import Metrics, Sources
 from router.policies import Policy, PolicyConfig, build_policy
 from router.policy_file import PolicyFile, load_policy
 from router.registry import LocalNames, Registry, RegistrySettings
+from router.roster import Roster
 from router.shared import Sharing
 from router.tasks import Tasks
 from router.upstream.abort import Aborter
@@ -138,11 +139,6 @@ class App:
         self.caches = Caches(
             policy, None if others is None or policy.prefixes is None else PrefixNews()
         )
-        self.sharing = (
-            None
-            if others is None
-            else Sharing(others.share, self.fleet, self.caches, self.clock.now)
-        )
         self.learning = (
             None
             if others is None or not policy.learns
@@ -193,6 +189,7 @@ class App:
             metrics=self.metrics,
             clock=self.clock,
         )
+        self.sharing = self._sharing()
         self.dispatcher = self._dispatcher(Random(randbits(256)))
         self.listener = Listener(
             self.dispatcher,
@@ -227,6 +224,27 @@ class App:
             on_flush=lambda seconds, records: self.metrics.flush_observed(seconds, records),
         )
 
+    def _sharing(self) -> Sharing | None:
+        tracker = self.tracker
+        if tracker is None or tracker.private:
+            return None
+        started, hurry = self.clock.now(), asyncio.Event()
+        roster = Roster(
+            tracker,
+            self.registry,
+            self.config.worker_urls,
+            started_us=lambda: self.clock.unix_us(started),
+            hurry=hurry.set,
+        )
+        return Sharing(
+            tracker.share,
+            self.fleet,
+            self.caches,
+            roster.synchronise,
+            self.clock.now,
+            hurry=hurry,
+        )
+
     def _put(self) -> Callable[[LiveTrace], None]:
         return (lambda _live: None) if self.tracker is None else self.tracker.put
 
@@ -240,7 +258,7 @@ class App:
             ).routes(),
             *ExportApi(self.tracker, self.clock.unix_us).routes(),
             *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
-            *WorkersApi(self.registry, registry_settings(config).health).routes(),
+            *WorkersApi(self.registry).routes(),
             *AdminApi(self.fleet, self.control, self.caches, self.metrics).routes(),
             *AbortApi(self.fleet, self.control, self.tracker, access).routes(),
             *UiApi().routes(),
@@ -271,13 +289,14 @@ class App:
         if self.tracker is not None:
             await self.tracker.start()
         await self.registry.add_static(worker_names(config), config.static_worker_key)
-        if self.sharing is not None:
-            await self.sharing.start()
-            self.tasks.spawn(self.sharing.run(), "sharing")
         if self.learning is not None:
             self.tasks.spawn(self.learning.run(), "learning")
         await self.control.start()
         await self.prober.start(self.fleet.workers)
+        if self.tracker is not None and self.sharing is not None:
+            await self.tracker.list_static(config.worker_urls)
+            await self.sharing.start()
+            self.tasks.spawn(self.sharing.run(), "sharing")
         await self.prober.first_round(START_PROBE_SECONDS)
         self.tasks.spawn(self.watch.run(), "time limits")
         self.tasks.spawn(self._sweep(), "sweep")

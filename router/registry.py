@@ -4,6 +4,9 @@ The only place that adds workers to the fleet and takes them out, for those of `
 those added while running. A worker that is added joins the fleet once it is found healthy. One that
 is removed gets no new requests, keeps those it has for as long as the grace period, and then
 leaves. Whoever else knows of workers (policy, connections, metrics, traces) is told from here.
+
+What is done here by a client is told to the other replicas (`tell`); what they did is done here by
+`follow` and the calls with `told=False` (`router/roster.py`).
 """
 
 from __future__ import annotations
@@ -11,15 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
+from msgspec import Meta
 
 from router.caches import Caches
 from router.clock import Clock
 from router.core.breaker import Breaker, BreakerSettings
 from router.core.health import Health, HealthSettings
+from router.core.membership import identity
 from router.core.worker import Change, Worker, normalise_worker_url
 from router.fleet import Fleet
 from router.metrics import Metrics
@@ -77,6 +82,38 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
     removal_grace_seconds: float
 
 
+Threshold = Annotated[int, Meta(ge=1)]
+
+
+class Changes(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What may change while a worker is there; None leaves it as it is."""
+
+    priority: Annotated[int, Meta(ge=0)] | None = None
+    cost: Annotated[float, Meta(ge=0)] | None = None
+    labels: dict[str, str] | None = None
+    api_key: str | None = None
+
+
+class Details(Changes, kw_only=True):
+    """What is said of a worker when it is added."""
+
+    model_id: str | None = None
+    disable_health_check: bool | None = None
+    health_success_threshold: Threshold | None = None
+    health_failure_threshold: Threshold | None = None
+
+
+class Tell(Protocol):
+    """Hears of what was done here to a worker, to tell the others."""
+
+    def __call__(
+        self,
+        member: Member,
+        what: Literal["add", "update", "join", "retract", "delete"],
+        changes: Changes | None = None,
+    ) -> None: ...
+
+
 class Job(msgspec.Struct):
     """What is being done with a worker. `timestamp` in seconds since the epoch."""
 
@@ -121,10 +158,30 @@ class Member:
         self.settled = asyncio.Event()  # it has joined, or will not
         self.stop: Callable[[], bool] | None = None  # the job's task
 
+    def take(self, changes: Changes) -> None:
+        """Raises ValueError, and then nothing is changed, for a key that cannot be in a header."""
+        if changes.api_key is not None:
+            self.worker.use_key(changes.api_key)
+        if changes.priority is not None:
+            self.priority = changes.priority
+        if changes.cost is not None:
+            self.cost = changes.cost
+        if changes.labels is not None:
+            self.labels = changes.labels
+
 
 def worker_id(url: str) -> str:
-    """The same at every replica and after every restart: it is derived from the (whole) URL."""
-    return str(uuid5(NAMESPACE_URL, url.rstrip("/")))
+    """The same at every replica and after every restart: it is derived from the URL. Raises
+    WorkerUrlError."""
+    return str(uuid5(NAMESPACE_URL, identity(url)))
+
+
+def tell_nobody(
+    member: Member,
+    what: Literal["add", "update", "join", "retract", "delete"],
+    changes: Changes | None = None,
+) -> None:
+    """There are no others."""
 
 
 class Registry:
@@ -150,6 +207,8 @@ class Registry:
         self._caches = caches
         self._metrics = metrics
         self._clock = clock
+        self.tell: Tell = tell_nobody
+        self._static_key: str | None = None
         self._members: dict[str, Member] = {}
         self._adding = asyncio.Lock()
         self._tasks = Tasks()
@@ -167,7 +226,12 @@ class Registry:
 
     def find(self, url: str) -> Member | None:
         """By URL, with or without its default port. Raises WorkerUrlError."""
-        return self._members.get(worker_id(normalise_worker_url(url)))
+        return self._members.get(worker_id(url))
+
+    @property
+    def expected(self) -> list[Member]:
+        """Those in the fleet, and those that are to join it."""
+        return [m for m in self._members.values() if m.joined or not m.settled.is_set()]
 
     # -- to change -------------------------------------------------------------------------
 
@@ -181,37 +245,76 @@ class Registry:
         urls = [normalise_worker_url(url) for url, _ in named]
         chosen = {url: name for url, (_, name) in zip(urls, named, strict=True) if name is not None}
         node_ids = await self._names.bind_nodes(urls, chosen) if urls else []
+        self._static_key = api_key
         for (given, _), url, node_id in zip(named, urls, node_ids, strict=True):
-            member = Member(given, self._worker(url, node_id, api_key, self._settings.health))
+            worker = self._worker(url, node_id, Details(api_key=api_key))
+            member = Member(given, worker)
             self._members[member.id] = member
             self._join(member)
 
-    async def add(
-        self, url: str, *, api_key: str | None = None, health: HealthSettings | None = None
-    ) -> Member:
+    async def add(self, url: str, details: Details | None = None) -> Member:
         """Register a worker; it joins once it is healthy, which `settled` tells.
 
         One that is there already stays as it is; one that is being removed is kept. Raises
         WorkerUrlError, and ValueError for a key that cannot be in a header.
         """
-        whole = normalise_worker_url(url)
+        details = details or Details()
         async with self._adding:
-            member = self._members.get(worker_id(whole))
+            member = self.find(url)
             if member is not None and (member.joined or not member.settled.is_set()):
+                if member.worker.draining:
+                    member.take(details)
+                    self.tell(member, "add", self._known(member))
+                    self.tell(member, "join")
+                elif member.joined:
+                    member.job = self._job(
+                        member, "AddWorker", "failed", f"Worker {member.url} already exists"
+                    )
                 self._keep(member)
                 return member
-            # Refuse a bad key before anything is bound.
-            worker = self._worker(whole, "none", api_key, health or self._settings.health)
-            (worker.node_id,) = await self._names.bind_nodes([whole])
-            member = Member(url, worker)
-            self._members[member.id] = member
-        member.job = self._job(member, "AddWorker", "pending")
-        self._prober.add(worker)
-        member.stop = self._tasks.spawn(self._start(member), f"add {whole}")
+            member = await self._create(url, details)
+        self.tell(member, "add", details)
+        limit = self._settings.startup_timeout_seconds
+        member.stop = self._tasks.spawn(self._start(member, limit), f"add {member.worker.url}")
         return member
 
-    def remove(self, member: Member) -> None:
-        """Drain the worker, then take it out. Returns at once; an idle worker is gone then."""
+    async def follow(self, url: str, details: Details, *, static: bool, joined: bool) -> None:
+        """This worker exists, as another replica says. Once any of them has found it healthy it
+        is in the fleet, as those of the configuration (`static`) are.
+
+        Raises WorkerUrlError, and ValueError for a key that cannot be in a header.
+        """
+        async with self._adding:
+            member = self.find(url)
+            if member is None or (not member.joined and member.settled.is_set()):
+                if static and details.api_key is None:
+                    details = msgspec.structs.replace(details, api_key=self._static_key)
+                member = await self._create(url, details)
+                if not joined:
+                    member.stop = self._tasks.spawn(
+                        self._start(member, None), f"add {member.worker.url}"
+                    )
+            else:
+                member.take(details)
+                self._keep(member)
+        if joined and not member.joined:
+            if member.stop is not None:
+                member.stop()
+            self._join(member)
+            log.info("worker %s (%s) joined", member.worker.node_id, member.worker.url)
+
+    def update(self, member: Member, changes: Changes) -> None:
+        """Raises ValueError for a key that cannot be in a header."""
+        member.take(changes)
+        self.tell(member, "update", changes)
+
+    def remove(self, member: Member, *, told: bool = True) -> None:
+        """Drain the worker, then take it out. Returns at once; an idle worker is gone then.
+
+        `told` to the others, unless they know it.
+        """
+        if told:
+            self.tell(member, "delete")
         if member.job is not None and member.job.job_type == "RemoveWorker":
             return
         if member.stop is not None:
@@ -243,14 +346,43 @@ class Registry:
 
     # -- how -------------------------------------------------------------------------------
 
-    def _worker(
-        self, url: str, node_id: str, api_key: str | None, health: HealthSettings
-    ) -> Worker:
+    async def _create(self, url: str, details: Details) -> Member:
+        whole = normalise_worker_url(url)
+        # Refuse a bad key before anything is bound.
+        worker = self._worker(whole, "none", details)
+        (worker.node_id,) = await self._names.bind_nodes([whole])
+        member = Member(url, worker)
+        member.take(details)
+        member.model_id = details.model_id
+        self._members[member.id] = member
+        member.job = self._job(member, "AddWorker", "pending")
+        self._prober.add(worker)
+        return member
+
+    def _known(self, member: Member) -> Details:
+        key = member.worker.api_key
+        return Details(
+            priority=member.priority,
+            cost=member.cost,
+            labels=member.labels,
+            model_id=member.model_id,
+            api_key=None if key == self._static_key else key,
+            disable_health_check=not member.worker.health.enabled,
+        )
+
+    def _worker(self, url: str, node_id: str, details: Details) -> Worker:
+        usual = self._settings.health
         worker = Worker(
             url,
             node_id,
-            api_key=api_key,
-            health=Health(health),
+            api_key=details.api_key,
+            health=Health(
+                HealthSettings(
+                    failure_threshold=details.health_failure_threshold or usual.failure_threshold,
+                    success_threshold=details.health_success_threshold or usual.success_threshold,
+                    enabled=usual.enabled and not details.disable_health_check,
+                )
+            ),
             breaker=Breaker(self._settings.breaker),
             max_in_flight=self._settings.max_in_flight,
         )
@@ -267,7 +399,7 @@ class Registry:
         timestamp = self._clock.unix_us() // 1_000_000
         return Job(job_type, member.url, status, timestamp, message)
 
-    async def _start(self, member: Member) -> None:
+    async def _start(self, member: Member, limit: float | None) -> None:
         healthy = asyncio.Event()
 
         def changed(worker: Worker, _change: Change) -> None:
@@ -276,14 +408,16 @@ class Registry:
 
         member.worker.listeners.append(changed)
         changed(member.worker, Change("health", "", "", ""))
-        limit = self._settings.startup_timeout_seconds
         try:
             await asyncio.wait_for(healthy.wait(), limit)
         except TimeoutError:
+            assert limit is not None
+            self.tell(member, "retract")
             await self._give_up(member, limit)
             return
         finally:
             member.worker.listeners.remove(changed)
+        self.tell(member, "join")
         self._join(member)
         log.info("worker %s (%s) added", member.worker.node_id, member.worker.url)
 
@@ -316,10 +450,6 @@ class Registry:
                 member.stop()
             member.worker.drain(False)
             member.job = None
-        elif member.joined:
-            member.job = self._job(
-                member, "AddWorker", "failed", f"Worker {member.url} already exists"
-            )
 
     async def _drain(self, member: Member) -> None:
         worker = member.worker

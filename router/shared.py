@@ -8,6 +8,7 @@ never on the path of a request. When the store is away, what was last heard fade
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -32,12 +33,15 @@ CATCH_UP_SECONDS: Final = 1.0  # a start reads what the others told, at most so 
 BLOCKS_PER_CALL: Final = 4096  # 32 KB
 
 Exchange = Callable[[Told], Awaitable[Heard]]
+Synchronise = Callable[[int, frozenset[str]], Awaitable[None]]
 
 
 class Sharing:
     """`exchange` is one call of the store; it raises StoreUnavailable. `now`: monotonic seconds.
 
-    `on_call(seconds, ok)` is told of each.
+    `synchronise(version, others)` is awaited after each: the version of the lists of workers, and
+    which other replicas there are. `hurry` is set when something should not wait.
+    `on_call(seconds, ok)` is told of each exchange.
     """
 
     def __init__(
@@ -45,14 +49,18 @@ class Sharing:
         exchange: Exchange,
         fleet: Fleet,
         caches: Caches,
+        synchronise: Synchronise,
         now: Callable[[], float],
         *,
+        hurry: asyncio.Event | None = None,
         on_call: Callable[[float, bool], None] = lambda _seconds, _ok: None,
     ) -> None:
         self._exchange = exchange
         self._fleet = fleet
         self._caches = caches
+        self._synchronise = synchronise
         self._now = now
+        self._hurry = hurry or asyncio.Event()
         self._on_call = on_call
         self._told: bytes | None = None
         self._since_us = 0
@@ -70,7 +78,11 @@ class Sharing:
     async def run(self) -> None:
         """For ever."""
         while True:
-            await asyncio.sleep(self._pause(await self.share()))
+            self._hurry.clear()
+            pause = self._pause(await self.share())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._hurry.wait()
 
     async def share(self) -> bool:
         """One exchange; False when the store is away."""
@@ -100,6 +112,9 @@ class Sharing:
         if heard is not None:
             self._told = requests if heard.known else None
             self._hear(heard, sent, received)
+            # Workers first: prefixes of workers that are not known here mean nothing.
+            await self._synchronise(heard.workers_version, frozenset(self._shares))
+            self._learn_all(heard)
         self._weigh(received)
         return heard is not None
 
@@ -125,6 +140,8 @@ class Sharing:
         self._shares = shares
         self._fleet.others.heard(shares, received)
         self._position, self._more = heard.position, heard.more
+
+    def _learn_all(self, heard: Heard) -> None:
         news = self._caches.news
         if news is not None:
             news.total_told(heard.total)

@@ -24,10 +24,15 @@ retention in force plus a slack of 120 s for clocks and for the collection of ru
                                    somebody tails; ids <epoch>-<number>           last tail
     settings               hash    cap, ttl, floor, epoch, since, old_ttl, ...    lifetime after beat
     replicas               zset    owners, by last heartbeat                      lifetime after beat
-    replica:<owner>        hash    cap, ttl, schema, urls of a live replica;      its lease
-                                   load, load_at, load_changed: its requests
+    replica:<owner>        hash    cap, ttl, schema, urls, started, static of a   its lease
+                                   live replica; load, load_at, load_changed
     prefixes               stream  which worker holds which prefixes              1 h after write
     prefixes-bytes         string  bytes ever told there: the ids of its entries  1 h after write
+    workers                set     identities (URLs) of workers changed by API    for ever
+    worker:<identity>      hash    added, deleted (µs), joined, what was said     for ever; a deleted
+                                                                                  one 30 days
+    workers-version        string  raised whenever a list of workers changes      for ever
+    workers-epoch          string  made anew where the data was lost              for ever
     nodes                  hash    URL -> "a name" or "c name" (chosen)           for ever
     total                  string  requests ever tracked                          for ever
     schema                 string  version of the record format                   for ever
@@ -45,9 +50,10 @@ INDEX_TEXT_BYTES: Final = 200  # longer names are cut in indexes, so that a meta
 PATTERNS: Final = (
     "r:", "all", "node:", "status:", "session:", "id:", "engine:", "nodes-seen", "minute:", "hour:",
     "finished", "open:", "owners", "feed", "settings", "replicas", "replica:", "nodes", "total",
-    "schema", "prefixes", "prefixes-bytes",
+    "schema", "prefixes", "prefixes-bytes", "workers", "worker:", "workers-version",
+    "workers-epoch",
 )  # fmt: skip
-WITHOUT_EXPIRY: Final = frozenset({"nodes", "total", "schema"})
+WITHOUT_EXPIRY: Final = frozenset({"nodes", "total", "schema", "workers-version"})
 
 _FLEET = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SEPARATORS = bytes.maketrans(b"\t\n\r", b"   ")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -87,6 +87,7 @@ class Replicas:
         beat_seconds: float = BEAT_SECONDS,
     ) -> None:
         self.urls: list[str] = []
+        self.static: Sequence[str] = ()
         self.last: Beat | None = None
         self._store = store
         self._health = health
@@ -94,6 +95,7 @@ class Replicas:
         self._owner = owner
         self._own = own
         self._now = now
+        self._started = now()
         self._lease = lease_seconds
         self._period = beat_seconds
         self._gate = SweepGate(lease_seconds, beat_seconds)
@@ -103,7 +105,13 @@ class Replicas:
         """One heartbeat. Raises StoreUnavailable, SchemaMismatch."""
         sent, urls = self._now(), list(self.urls)
         try:
-            beat = await self._store.heartbeat(self._owner, lease_seconds=self._lease, urls=urls)
+            beat = await self._store.heartbeat(
+                self._owner,
+                lease_seconds=self._lease,
+                urls=urls,
+                age_seconds=sent - self._started,
+                static=self.static,
+            )
         except (StoreUnavailable, SchemaMismatch) as error:
             self._health.failed("heartbeat", error)
             raise
@@ -124,10 +132,14 @@ class Replicas:
         self._tell_settings(beat.retention)
         return beat
 
+    def sees_clearly(self) -> bool:
+        """Whoever is not seen alive now is not: no lease can have run out for want of a store."""
+        return self._gate.open(self._now())
+
     async def sweep(self) -> int:
         """Declare lost what dead replicas left, if this replica may. How many."""
         swept = 0
-        more = self._gate.open(self._now())
+        more = self.sees_clearly()
         while more:
             lost, more = await self._store.sweep()
             swept += lost

@@ -52,6 +52,7 @@ _FLAGS: Final[Mapping[str, str]] = {
     # These must go through when the server is out of memory: they are small, or make room.
     "delete": " flags=allow-oom", "heartbeat": " flags=allow-oom", "sweep": " flags=allow-oom",
     "share": " flags=allow-oom", "feed": " flags=allow-oom",
+    "workers": " flags=no-writes", "change_worker": "",
 }  # fmt: skip
 
 
@@ -275,14 +276,28 @@ class TraceStore:
         return deleted
 
     async def heartbeat(
-        self, owner: str, *, lease_seconds: float, urls: Sequence[str], schema: int = SCHEMA
+        self,
+        owner: str,
+        *,
+        lease_seconds: float,
+        urls: Sequence[str],
+        schema: int = SCHEMA,
+        age_seconds: float = 0.0,
+        static: Sequence[str] = (),
     ) -> Beat:
-        """Prolong the lease of `owner`. Raises SchemaMismatch."""
+        """Prolong the lease of `owner`, who has names for `urls`, and was started so long ago
+        with the workers `static`. Raises SchemaMismatch."""
         try:
             now, cap, ttl, server, known, fleet_schema, owners, names = cast(
                 tuple[bytes, int, int, bytes, int, int, list[bytes], list[bytes | None]],
                 await self._background(
-                    "heartbeat", owner, int(lease_seconds * 1000), schema, "\n".join(urls)
+                    "heartbeat",
+                    owner,
+                    int(lease_seconds * 1000),
+                    schema,
+                    "\n".join(urls),
+                    int(age_seconds * 1e6),
+                    "\n".join(static),
                 ),
             )
         except _Refused as refusal:

@@ -7,6 +7,7 @@ and joins what the store holds with what only this replica knows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -29,6 +30,8 @@ from tracking.stats_query import PLAIN, StatsQuery
 from tracking.store import Beat, Retention, Stored, TraceStore
 from tracking.tail import Tail
 from tracking.view import Found, Page, StoreState, StoreUnavailable
+from tracking.worker_lists import change_worker, read_workers
+from tracking.workers import WorkerChange, WorkerLists
 from tracking.writer import DEFAULT_BUFFER_BYTES, TraceWriter, WriterStats
 
 log = logging.getLogger("tracking")
@@ -252,6 +255,27 @@ class Tracker:
         StoreUnavailable."""
         self._require_store()
         return await share(self._store, self.owner, told)
+
+    async def list_static(self, urls: Sequence[str]) -> None:
+        """Tell the others which workers this router was started with."""
+        self._replicas.static = tuple(urls)
+        if self._health.up:
+            with contextlib.suppress(StoreUnavailable):
+                await self._replicas.beat()
+
+    async def workers(self) -> WorkerLists:
+        """What all replicas say of workers. Raises StoreUnavailable."""
+        self._require_store()
+        return await read_workers(self._store, self.owner)
+
+    async def change_worker(self, change: WorkerChange) -> None:
+        """Tell all replicas. Raises StoreUnavailable."""
+        self._require_store()
+        await change_worker(self._store, change)
+
+    def sees_clearly(self) -> bool:
+        """Whoever is not seen alive now is not."""
+        return self._replicas.sees_clearly()
 
     # --- answers --------------------------------------------------------------------------------
 

@@ -5,44 +5,30 @@ Changes are accepted (202) and done behind; `GET /workers/{id}` tells how far th
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+import re
+from collections.abc import Sequence
+from typing import Final
 from urllib.parse import parse_qs
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta
 
 from router.api.body import read_body
 from router.api.http import json_response, text_response
 from router.api.routing import Route, split_target
-from router.core.health import HealthSettings
-from router.registry import Job, Member, Registry
+from router.registry import Changes, Details, Job, Member, Registry
 
 BODY_BYTES: Final = 1 << 20
 UNKNOWN_MODEL: Final = "unknown"
-Threshold = Annotated[int, Meta(ge=1)]
 
 
-class Changes(msgspec.Struct, omit_defaults=True):
-    """`PUT /workers/{id}`; what is absent or null stays as it is."""
-
-    priority: Annotated[int, Meta(ge=0)] | None = None
-    cost: Annotated[float, Meta(ge=0)] | None = None
-    labels: dict[str, str] | None = None
-    api_key: str | None = None
-
-
-class NewWorker(Changes, kw_only=True):
+class NewWorker(Details, kw_only=True):
     """`POST /workers`. Of what sglang-router knows and we do not, some is refused, see `refusal`."""
 
     url: str
-    model_id: str | None = None
     worker_type: str = "regular"
     dp_aware: bool = False
-    disable_health_check: bool = False
-    health_success_threshold: Threshold | None = None
-    health_failure_threshold: Threshold | None = None
 
 
 class WorkerInfo(msgspec.Struct, omit_defaults=True):
@@ -65,11 +51,10 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
 
 
 class WorkersApi:
-    """All calls need the admin key, where one is set. `health` are the settings for new workers."""
+    """All calls need the admin key, where one is set."""
 
-    def __init__(self, registry: Registry, health: HealthSettings) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._health = health
 
     def routes(self) -> list[Route]:
         return [
@@ -86,7 +71,7 @@ class WorkersApi:
     # -- 0.3.2 -----------------------------------------------------------------------------
 
     async def show_all(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        members = self._registry.members
+        members = in_order(self._registry.members)
         return _json(
             {
                 "workers": [info(member) for member in members],
@@ -109,15 +94,10 @@ class WorkersApi:
             return text_response(f"Failed to parse the request body as JSON: {error}", 400)
         if (problem := refusal(new)) is not None:
             return _bad(problem)
-        health = self._settings(new)
         try:
-            member = await self._registry.add(new.url, api_key=new.api_key, health=health)
+            member = await self._registry.add(new.url, details_of(new))
         except ValueError as error:
             return _bad(str(error))
-        if member.job is not None and member.job.status == "pending":
-            member.model_id = new.model_id
-            new.api_key = None
-            apply(new, member)
         location = f"/workers/{member.id}"
         return _json(
             {
@@ -141,7 +121,7 @@ class WorkersApi:
             return found
         body = await read_body(request, BODY_BYTES)
         try:
-            apply(msgspec.json.decode(body, type=Changes), found)
+            self._registry.update(found, msgspec.json.decode(body, type=Changes))
         except msgspec.ValidationError as error:
             return text_response(f"Failed to deserialize the JSON body: {error}", 422)
         except (ValueError, UnicodeDecodeError) as error:
@@ -165,14 +145,6 @@ class WorkersApi:
             return member
         return _json({"error": f"Worker {member_id} not found", "code": "WORKER_NOT_FOUND"}, 404)
 
-    def _settings(self, new: NewWorker) -> HealthSettings:
-        usual = self._health
-        return HealthSettings(
-            failure_threshold=new.health_failure_threshold or usual.failure_threshold,
-            success_threshold=new.health_success_threshold or usual.success_threshold,
-            enabled=usual.enabled and not new.disable_health_check,
-        )
-
     # -- 0.2.1 -----------------------------------------------------------------------------
 
     async def legacy_add(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
@@ -185,7 +157,8 @@ class WorkersApi:
             member = self._registry.find(url)
             if member is not None and member.joined and not member.worker.draining:
                 return text_response(f"Worker {url} already exists", 400)
-            member = await self._registry.add(url, api_key=query.get("api_key", [None])[0])
+            key = query.get("api_key", [None])[0]
+            member = await self._registry.add(url, Details(api_key=key))
         except ValueError as error:
             return text_response(str(error), 400)
         await member.settled.wait()
@@ -209,7 +182,7 @@ class WorkersApi:
         return text_response(f"Worker {url} removed successfully")
 
     async def legacy_list(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        return _json({"urls": [member.url for member in self._registry.members]})
+        return _json({"urls": [member.url for member in in_order(self._registry.members)]})
 
 
 def refusal(new: NewWorker) -> str | None:
@@ -219,16 +192,18 @@ def refusal(new: NewWorker) -> str | None:
     return "dp_aware is not supported" if new.dp_aware else None
 
 
-def apply(changes: Changes, member: Member) -> None:
-    """Raises ValueError, and then nothing is changed, for a key that cannot be in a header."""
-    if changes.api_key is not None:
-        member.worker.use_key(changes.api_key)
-    if changes.priority is not None:
-        member.priority = changes.priority
-    if changes.cost is not None:
-        member.cost = changes.cost
-    if changes.labels is not None:
-        member.labels = changes.labels
+def in_order(members: Sequence[Member]) -> list[Member]:
+    """By name, numbers by their size: the same at every replica."""
+
+    def by_name(member: Member) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", member.worker.node_id)
+        return [(int(part) if part.isdigit() else -1, part) for part in parts]
+
+    return sorted(members, key=by_name)
+
+
+def details_of(new: NewWorker) -> Details:
+    return Details(**{name: getattr(new, name) for name in Details.__struct_fields__})
 
 
 def info(member: Member) -> WorkerInfo:

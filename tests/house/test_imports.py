@@ -24,7 +24,9 @@ LAYERS: list[set[str]] = [
     {"router.tables"},
     {"router.app"},
     {"router.api"},
-    {"router.learning", "router.registry", "router.shared"},
+    {"router.learning", "router.shared"},
+    {"router.roster"},
+    {"router.registry"},
     {"router.fleet", "router.upstream"},
     {"router.caches"},
     {"router.clock", "router.decision_csv", "router.logs", "router.metrics", "router.tasks"},
@@ -59,6 +61,7 @@ PURE = (
     "tracking.stats_query",
     "tracking.sums",
     "tracking.trace",
+    "tracking.workers",
 )
 IMPURE = {
     *("aiohttp", "asyncio", "datetime", "logging", "prometheus_client", "random", "redis"),

@@ -185,7 +185,12 @@ class Alone:
         self.caches = Caches(self.policy, PrefixNews())
         self.store = Store()
         self.now = 100.0
-        self.sharing = Sharing(self.store, self.fleet, self.caches, lambda: self.now)
+        self.sharing = Sharing(
+            self.store, self.fleet, self.caches, self.no_workers, lambda: self.now
+        )
+
+    async def no_workers(self, version: int, others: frozenset[str]) -> None:
+        """The lists of workers have tests of their own."""
 
 
 @pytest.fixture
