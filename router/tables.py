@@ -108,7 +108,11 @@ def _receipt(decision: Decision) -> Iterator[str]:
     yield from table(
         ("candidate", "chosen", *columns),
         (
-            [one.node_id, "yes" if one.chosen else "", *row_cells({**one.numbers}, columns)]
+            [
+                one.node_id,
+                "yes" if one.chosen else "",
+                *(_number(one.numbers.get(name)) for name in columns),
+            ]
             for one in decision.candidates
         ),
     )
@@ -119,6 +123,8 @@ def counts(stats: Stats) -> Iterator[str]:
     yield f"{stats.total_requests} requests ever, {stats.active_traces} held, {stats.in_flight} running"
     if stats.oldest_trace is not None:
         yield f"from {stats.oldest_trace} to {stats.newest_trace}"
+    if stats.replicas:
+        yield f"routers {', '.join(map(escape, stats.replicas))}"
     store = stats.store
     yield f"store {store.kind} {store.state}, {store.buffered} buffered, {store.dropped} dropped"
     for title, numbers in (
@@ -135,7 +141,7 @@ def counts(stats: Stats) -> Iterator[str]:
     if stats.window is not None:
         window = stats.window
         yield ""
-        yield f"ended from {window.since} to {window.until}"
+        yield f"over, of those that arrived from {window.since} to {window.until}"
         yield from _summaries("", {"all": window.total})
         for kind, named in window.by.items():
             yield ""

@@ -18,6 +18,7 @@ from router import tables
 from router.config import Config, masked
 from router.configure import from_keywords
 from router.flags import ENV_PREFIX, ConfigError
+from tracking import stats_query
 from tracking.client import ClientError, FullTrace, NotFound, Notice, Refused, SyncTraceClient
 from tracking.export import FORMATS
 from tracking.query import FILTERS, PARAMETERS
@@ -86,8 +87,8 @@ def build_parser(own_url: str) -> argparse.ArgumentParser:
     _add_parameters(listed, [*FILTERS, "order", "detail", "fields"])
 
     stats = add("stats", run_stats, "counts, and rates and percentiles of a window")
-    stats.add_argument("--window", metavar="AGE", help="of the last so long, such as 15m")
-    stats.add_argument("--by", metavar="KINDS", help="node, model, policy, route; with commas")
+    for name, (help, allowed) in stats_query.PARAMETERS.items():
+        stats.add_argument(f"--{name}", metavar=_metavar(name), help=f"{help}: {allowed}")
 
     tail = add("tail", run_tail, "show requests as their status changes, until Ctrl-C")
     _add_parameters(tail, [name for name in FILTERS if not PARAMETERS[name].range])

@@ -155,6 +155,12 @@ async def test_stats_and_deletion(kind: Kind):
             assert (stats.total_requests, stats.active_traces) == (3, 3)
             assert stats.requests_per_status == {"completed": 3}
             assert stats.config.ttl_seconds == 3600
+            assert stats.window is None
+            window = (await ask("stats", window="15m", by=["node", "model"])).window
+            assert (window.total.requests, window.total.error_rate) == (3, 0)
+            assert window.total.duration_seconds.count == 3
+            assert window.by["node"]["worker-0"] == window.total
+            assert (await ask("stats", by="policy")).window.by["policy"].keys() == {"cache_aware"}
             with pytest.raises(Refused) as raised:
                 await ask("delete", "one")
             assert raised.value.status in (401, 403)

@@ -121,6 +121,19 @@ async def test_at_a_terminal_they_are_tables(app: App, run: Run) -> None:
     assert await run("stats", "--json") == 0
     assert run.json[0]["total_requests"] == 4
 
+    assert await run("stats", "--window", "15m", "--by", "node,route") == 0
+    cells = [line.split() for line in run.out.splitlines()]
+    at = cells.index(
+        [*("node", "requests", "errors", "queued", "p50", "p99", "ttft", "p50", "p99")]
+        + [*("took", "p50", "p99", "tokens/s", "cached")]
+    )
+    assert sorted(line[:3] for line in cells[at + 1 : at + 3]) == [
+        ["none", "1", "100%"],
+        ["worker-0", "3", "0%"],
+    ]
+    assert await run("stats", "--window", "soon") == 2
+    assert "parameter 'window' must be an age" in run.err
+
 
 async def test_every_filter_is_a_flag(
     app: App, run: Run, capsys: pytest.CaptureFixture[str]

@@ -51,7 +51,7 @@ class Distribution(msgspec.Struct):
 
 
 class Summary(msgspec.Struct):
-    """Requests that ended in a window. None: nobody knows."""
+    """Requests that arrived in a window and are over. None: nobody knows."""
 
     requests: int = 0
     requests_per_status: dict[str, int] = {}
@@ -92,6 +92,7 @@ class Stats(msgspec.Struct):
     newest_trace: str | None = None
     config: StatsConfig = msgspec.field(default_factory=StatsConfig)
     store: StoreInfo = msgspec.field(default_factory=StoreInfo)
+    replicas: list[str] = []
     window: StatsWindow | None = None
 
 
