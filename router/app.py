@@ -60,8 +60,7 @@ from router.errors import RouterStopped
 from router.fleet import Fleet
 from router.learning import Learning
 from router.metrics import Metrics, Sources
-from router.policies import Policy, PolicyConfig, build_policy
-from router.policy_file import PolicyFile, load_policy
+from router.policy_choice import chosen_policy
 from router.registry import LocalNames, Registry, RegistrySettings
 from router.roster import Roster
 from router.shared import Sharing
@@ -374,19 +373,6 @@ def registry_settings(config: Config) -> RegistrySettings:
         startup_timeout_seconds=config.worker_startup_timeout_secs,
         removal_grace_seconds=config.shutdown_grace_period_secs,
     )
-
-
-def chosen_policy(config: Config, random: Random) -> Policy:
-    """The policy of `--policy`. Raises PolicyFileError."""
-    if isinstance(config.policy, PolicyFile):
-        return load_policy(config.policy, policy_config(config), random)
-    return build_policy(config.policy.value, policy_config(config), random)
-
-
-def policy_config(config: Config) -> PolicyConfig:
-    """The settings of policies, which have the names of their flags."""
-    names = PolicyConfig.__struct_fields__
-    return PolicyConfig(**{name: getattr(config, name) for name in names})
 
 
 def forwarding_settings(config: Config) -> ForwardingSettings:

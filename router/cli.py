@@ -26,6 +26,7 @@ usage: trace-router COMMAND ...
   serve           route requests; all flags: trace-router serve --help
   store           run a private Valkey for several routers on this host
   traces ...      get, list, stats, tail, export, delete, clear: trace-router traces --help
+  replay          stored traces under other policies, before modelled workers
   health          exit 0 when the router answers; for container health checks
   --version       print the version
 """
@@ -142,6 +143,13 @@ def traces_command(arguments: Sequence[str]) -> int:
     return traces_cli.traces_command(arguments, _own_url(os.environ))
 
 
+def replay_command(arguments: Sequence[str]) -> int:
+    """`replay`: what stored requests would have seen under other policies."""
+    from router.lab import command
+
+    return command.replay_command(arguments)
+
+
 def health_command(arguments: Sequence[str]) -> int:
     """`health`: whether a router answers on this host."""
     parser = argparse.ArgumentParser(
@@ -210,5 +218,6 @@ COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
     "serve": serve_command,
     "store": store_command,
     "traces": traces_command,
+    "replay": replay_command,
     "health": health_command,
 }
