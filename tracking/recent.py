@@ -7,7 +7,7 @@ seconds after the commit or later, has found the server to be the one of before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tracking.record import Record
 from tracking.spool import Spool
@@ -41,10 +41,8 @@ class Recent:
         self.clear()
         return records
 
-    def remove(self, record_id: str) -> None:
-        record = self._spool.find(record_id)
-        if record is not None:
-            self._spool.remove(record.key)
+    def discard(self, unwanted: Callable[[Record], bool]) -> None:
+        self._spool.discard(unwanted)
 
     def find(self, any_id: str) -> Record | None:
         return self._spool.find(any_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from tracking.record import Record
@@ -36,6 +36,11 @@ class Spool:
         for one in (record.request_id, record.engine_id):
             if one and self._keys.get(one) == key:
                 del self._keys[one]
+
+    def discard(self, unwanted: Callable[[Record], bool]) -> None:
+        """Remove every record of which that is true."""
+        for record in [record for record in self._records.values() if unwanted(record)]:
+            self.remove(record.key)
 
     def pop_oldest(self) -> Record | None:
         key = next(iter(self._records), None)

@@ -266,7 +266,18 @@ class TraceStore:
 
     async def delete(self, record_id: str) -> int:
         """Delete every record under an id. How many were held."""
-        return cast(int, await self._call("delete", "one", index_text(record_id)))
+        return await self._delete("id", record_id)
+
+    async def delete_session(self, session_id: str) -> int:
+        """Delete every record of a session. How many were held."""
+        return await self._delete("session", session_id)
+
+    async def _delete(self, kind: Literal["id", "session"], value: str) -> int:
+        deleted, more = 0, 1
+        while more:
+            some, more = cast(list[int], await self._call("delete", kind, index_text(value)))
+            deleted += some
+        return deleted
 
     async def delete_all(self) -> int:
         """Delete all records, at once for every reader; frees their room before it returns."""

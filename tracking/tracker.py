@@ -20,6 +20,7 @@ from tracking.advice import advice
 from tracking.embedded import EmbeddedStore, NoServerProgram
 from tracking.feed import FeedPage, Place
 from tracking.health import StoreHealth
+from tracking.keys import index_text
 from tracking.lifecycle import LiveTrace
 from tracking.nodes import NodeNames, renaming
 from tracking.query import Matcher, TraceQuery, encode_cursor, shape
@@ -334,10 +335,21 @@ class Tracker:
         StoreUnavailable."""
         await self._writer.flush(FLUSH_SECONDS)
         self._require_store()
-        self._writer.forget(record_id)
         if record_id is None:
+            self._writer.forget(lambda _record: True)
             return await self._store.delete_all()
+        self._writer.forget(
+            lambda record: record_id in (record.request_id, record.key, record.engine_id)
+        )
         return await self._store.delete(record_id)
+
+    async def delete_session(self, session_id: str) -> int:
+        """Delete what is held of a session: how many. Raises StoreUnavailable."""
+        await self._writer.flush(FLUSH_SECONDS)
+        self._require_store()
+        session = index_text(session_id)
+        self._writer.forget(lambda record: index_text(record.session_id) == session)
+        return await self._store.delete_session(session_id)
 
     def _server_changed(self) -> None:
         self._writer.send_again()

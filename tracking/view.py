@@ -67,6 +67,10 @@ class TraceView(Protocol):
         """Delete one record (by any of its ids), or all (None). How many were deleted."""
         ...
 
+    async def delete_session(self, session_id: str) -> int:
+        """Delete every record of a session. How many were deleted."""
+        ...
+
     def state(self) -> StoreState:
         """State of store and writer as known now; no I/O."""
         ...

@@ -335,12 +335,10 @@ class TraceWriter:
                 self._buffer(record)
         self._changed.set()
 
-    def forget(self, record_id: str | None) -> None:
-        """Records were deleted at the store: by any id, or all (None)."""
-        if record_id is None:
-            self._recent.clear()
-        else:
-            self._recent.remove(record_id)
+    def forget(self, deleted: Callable[[Record], bool]) -> None:
+        """Records were deleted at the store: what waits here, or is kept, may not bring them back."""
+        self._backlog.discard(deleted)
+        self._recent.discard(deleted)
 
     # --- what is known here ---------------------------------------------------------------------
 

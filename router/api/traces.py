@@ -44,7 +44,7 @@ class TracesApi:
     def routes(self) -> list[Route]:
         return [
             Route("GET", "/v1/traces", told(self.page), "key"),
-            Route("DELETE", "/v1/traces", told(self.delete_all), "delete"),
+            Route("DELETE", "/v1/traces", told(self.delete_many), "delete"),
             Route("GET", "/v1/traces/stats", told(self.stats), "key"),
             Route("POST", "/v1/traces/batch", told(self.batch), "key"),
             Route("GET", "/v1/traces/{request_id}", told(self.get), "key"),
@@ -98,11 +98,15 @@ class TracesApi:
             raise no_such_trace(params["request_id"])
         return json_response(b'{"deleted":%d}' % deleted)
 
-    async def delete_all(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+    async def delete_many(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         view = self.view
-        # Whoever sends a filter means to keep the rest.
-        refuse_parameters(request)
-        return json_response(b'{"deleted":%d}' % await view.delete(None))
+        # Whoever sends a filter means to keep the rest, so no other is ignored.
+        asked = parse_query(list(request.query.items()), self._unix_us(), allowed=("session_id",))
+        if asked.session_id is None:
+            deleted = await view.delete(None)
+        else:
+            deleted = await view.delete_session(asked.session_id)
+        return json_response(b'{"deleted":%d}' % deleted)
 
 
 def told(handler: Handler) -> Handler:
@@ -145,11 +149,6 @@ def next_link(asked: list[tuple[str, str]], query: TraceQuery, cursor: str) -> s
         if name != "cursor"
     ]
     return f'</v1/traces?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
-
-
-def refuse_parameters(request: web.BaseRequest) -> None:
-    for name in request.query:
-        raise BadRequest(f"unknown parameter {name!r}: none is allowed here", param=name)
 
 
 def no_such_trace(request_id: str) -> NotFound:

@@ -144,6 +144,7 @@ class Pages:
     async def get(self, ids: object) -> Found: ...  # type: ignore[empty-body]
     async def stats(self, asked: StatsQuery = PLAIN) -> bytes: ...  # type: ignore[empty-body]
     async def delete(self, record_id: object) -> int: ...  # type: ignore[empty-body]
+    async def delete_session(self, session_id: str) -> int: ...  # type: ignore[empty-body]
     def state(self) -> StoreState: ...  # type: ignore[empty-body]
 
 

@@ -90,6 +90,12 @@ class FakeView:
         ids = list(self.traces) if record_id is None else [record_id]
         return sum(self.traces.pop(each, None) is not None for each in ids)
 
+    async def delete_session(self, session_id: str) -> int:
+        self.check()
+        return sum(
+            self.traces.pop(f"req-{n}", None) is not None for n in (2, 3) if session_id == "s"
+        )
+
     def state(self) -> StoreState:
         return StoreState(kind="redis", state="up", buffered=0, buffered_bytes=0, dropped=0)
 
@@ -390,6 +396,24 @@ class TestDelete:
         answer = await client.delete("/v1/traces")
         assert (answer.status, await answer.json()) == (200, {"deleted": 7})
         assert view.traces == {}
+
+    async def test_a_session_is_gone(self, client: TestClient, view: FakeView) -> None:
+        for session, deleted in (("s", 2), ("s", 0), ("other", 0)):
+            answer = await client.delete("/v1/traces", params={"session_id": session})
+            assert (answer.status, await answer.json()) == (200, {"deleted": deleted})
+        assert len(view.traces) == 5
+
+    @pytest.mark.parametrize(
+        ("query", "named"),
+        [("session_id=", "session_id"), ("session_id=s&model=m", "model"), ("all=1", "all")],
+    )
+    async def test_what_is_not_understood_deletes_nothing(
+        self, client: TestClient, view: FakeView, query: str, named: str
+    ) -> None:
+        answer = await client.delete(f"/v1/traces?{query}")
+        assert answer.status == 400
+        assert (await error(answer))["param"] == named
+        assert len(view.traces) == 7
 
     async def test_a_filter_does_not_delete_the_rest(
         self, client: TestClient, view: FakeView

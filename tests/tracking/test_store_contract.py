@@ -460,6 +460,29 @@ async def test_deleting_an_id_deletes_every_request_that_used_it(backend):
     assert await keys_of(store) == []
 
 
+async def test_deleting_a_session_deletes_all_of_it_and_nothing_else(backend):
+    store = backend.store()
+    for _ in range(6):
+        await store.write([record(session="s", request_id="x") for _ in range(50)])
+    await store.write([record("k1", session="t"), record("k2")])
+    assert await store.delete_session("s") == 300
+    assert await store.delete_session("s") == 0
+    assert await keys_of(store, session_id="s") == []
+    assert await keys_of(store, order="asc") == ["k1", "k2"]
+    stats = await store.stats()
+    assert (stats.active, sum(stats.per_node.values())) == (2, 2)
+    names = await backend.keys()
+    assert not [name for name in names if name.startswith(("id:", "session:s"))]
+
+
+async def test_deleting_many_under_one_id_takes_several_calls(backend):
+    store = backend.store()
+    for _ in range(3):
+        await store.write([record(request_id="x") for _ in range(100)])
+    assert await store.delete("x") == 300
+    assert await keys_of(store) == []
+
+
 async def test_deleting_all_starts_again_from_zero(backend):
     store = backend.store()
     for _ in range(6):

@@ -95,6 +95,16 @@ async def test_a_window_of_one_replica_shows_what_all_have_finished(fleet):
     assert list(stats)[:-1] == list(msgspec.json.decode(await b.stats()))
 
 
+async def test_a_deleted_session_does_not_come_back_from_a_copy_kept_here(fleet):
+    tracker = await fleet.tracker("a")
+    for i in range(3):
+        tracker.put(live(f"k{i}", session="s" if i else None))
+    await rows(tracker)
+    assert await tracker.delete_session("s") == 2
+    tracker._writer.send_again()  # as after a fail-over
+    assert [r["key"] for r in await rows(tracker)] == ["k0"]
+
+
 async def test_pages_of_a_tracker_follow_their_cursor(fleet):
     tracker = await fleet.tracker("a")
     for i in range(5):

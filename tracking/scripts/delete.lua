@@ -1,14 +1,16 @@
 -- Delete records.
 --
--- ARGV[3]  'one' every record under an id (ARGV[4]); 'all' everything held, at once, by lifting the
---          floor; 'collect' remove what lies below the floor, at most 250, called until it says 0
--- Returns  how many records were deleted; for 'collect' how many it saw
+-- ARGV[3]  'all'      everything held, at once, by lifting the floor. Returns how many
+--          'collect'  remove what lies below the floor, some at a time. Returns how many it saw
+--          'id', 'session'  what is under that id, or of that session (ARGV[4]), some at a time.
+--                     Returns {how many were deleted, 1 when some are left}
+local AT_ONCE = 250 -- 2 ms
 local now = time_us()
 local settings = fleet_settings(now)
 local floor = floor_of(settings)
 local mode, id = ARGV[3], ARGV[4]
 
-if mode == 'collect' then return collect(floor, 250) end
+if mode == 'collect' then return collect(floor, AT_ONCE) end
 
 if mode == 'all' then
   local held = redis.call('ZCOUNT', P .. 'all', text(floor), '+inf')
@@ -25,19 +27,27 @@ if mode == 'all' then
   return held
 end
 
-local function under(pointer)
-  return redis.call('ZREVRANGE', P .. pointer, 0, 999)
-end
-
 local deleted = 0
 local function delete(key)
   local m = remove(key)
   if m and m.arrived >= floor then deleted = deleted + 1 end
 end
-for _, key in ipairs(under('id:' .. id)) do delete(key) end
-delete(id)
-if deleted == 0 then
-  for _, key in ipairs(under('engine:' .. id)) do delete(key) end
+local function delete_under(index)
+  local keys = redis.call('ZREVRANGE', P .. index, 0, AT_ONCE - 1)
+  for _, key in ipairs(keys) do
+    delete(key)
+    redis.call('ZREM', P .. index, key) -- also where the server has evicted the record
+  end
+  return #keys == AT_ONCE and 1 or 0
+end
+
+local more
+if mode == 'session' then
+  more = delete_under('session:' .. id)
+else
+  more = delete_under('id:' .. id)
+  delete(id)
+  if deleted == 0 then more = delete_under('engine:' .. id) end
 end
 if deleted > 0 then empty_feed() end
-return deleted
+return {deleted, more}
