@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from router.caches import Caches
-from router.core.shared_load import Requests, Share
+from router.core.shared_load import NOTHING, Requests, Share
 from router.fleet import Fleet
 from tracking.sharing import (
     Heard,
@@ -161,4 +161,6 @@ class Sharing:
         """Put the others' requests on the workers."""
         totals = self._fleet.others.totals(now)
         for worker in self._fleet.workers:
-            worker.heard(*totals.get(worker.digest, (0, 0)))
+            worker.others_in_flight, worker.others_queued_tokens = totals.get(
+                worker.digest, NOTHING
+            )

@@ -20,6 +20,7 @@ FRESH_SECONDS: Final = 0.5  # figures no older than this are as good as exact
 SILENCE_SECONDS: Final = 2.5  # who is alone asks once a second
 KEPT_SECONDS: Final = 3.0  # the lease: until then the others may well be as they were
 FADING_SECONDS: Final = 30.0
+NOTHING: Final = (0, 0)
 
 Requests = Mapping[int, tuple[int, int]]
 """Digest of a worker's URL -> requests in flight, uncached input tokens queued."""
@@ -71,14 +72,15 @@ class SharedLoad:
 
     def totals(self, now: float) -> dict[int, tuple[int, int]]:
         """The others' requests and queued tokens together, by worker, faded where they are old."""
-        requests: dict[int, float] = {}
-        tokens: dict[int, float] = {}
+        totals: dict[int, tuple[int, int]] = {}
         for as_of, share in self._shares.values():
             weight = trust(now - as_of)
             for digest, (in_flight, queued) in share.items():
-                requests[digest] = requests.get(digest, 0.0) + weight * in_flight
-                tokens[digest] = tokens.get(digest, 0.0) + weight * queued
-        return {digest: (round(n), round(tokens[digest])) for digest, n in requests.items()}
+                if weight < 1.0:
+                    in_flight, queued = round(weight * in_flight), round(weight * queued)
+                requests, tokens = totals.get(digest, NOTHING)
+                totals[digest] = (requests + in_flight, tokens + queued)
+        return totals
 
 
 def trust(age_seconds: float) -> float:
