@@ -11,7 +11,6 @@ per call, in microseconds.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import shutil
 import subprocess
 import tempfile
@@ -108,7 +107,11 @@ async def measure(server: Server, options: argparse.Namespace, *, busy: bool) ->
         f"{what:<12} {options.workers} workers, {options.replicas} replicas: "
         f"router {own / options.calls * 1e6:.0f} µs, redis {redis / options.calls * 1e6:.0f} µs "
         f"a call"
-        + (f"; noting a prompt {routing / options.calls / options.prompts * 1e6:.1f} µs" if busy else "")
+        + (
+            f"; noting a prompt {routing / options.calls / options.prompts * 1e6:.1f} µs"
+            if busy
+            else ""
+        )
     )
     for replica in replicas:
         await replica.store.leave(replica.owner)

@@ -59,7 +59,7 @@ from router.decision_csv import DecisionCsv
 from router.errors import RouterStopped
 from router.fleet import Fleet
 from router.learning import Learning
-from router.metrics import Metrics, Sources
+from router.metrics import IndexState, Metrics, SharedState, Sources
 from router.policy_choice import chosen_policy
 from router.registry import LocalNames, Registry, RegistrySettings
 from router.roster import Roster
@@ -101,6 +101,8 @@ class App:
                 open_requests=lambda: self.forwarding.open_requests,
                 queued_requests=lambda: self.gate.counts.waiting,
                 store=self.store_state,
+                shared=self.shared_state,
+                index=self.index_state,
             ),
             version=version("llm-trace-router"),
             hide_worker_urls=config.hide_worker_urls,
@@ -242,6 +244,7 @@ class App:
             roster.synchronise,
             self.clock.now,
             hurry=hurry,
+            on_call=self.metrics.share_observed,
         )
 
     def _put(self) -> Callable[[LiveTrace], None]:
@@ -276,6 +279,20 @@ class App:
             clock=self.clock,
             random_bits=random.getrandbits,
         )
+
+    def shared_state(self) -> SharedState | None:
+        if self.sharing is None:
+            return None
+        others, news = self.fleet.others, self.caches.news
+        return SharedState(
+            replicas=1 + others.replicas,
+            load_age_seconds=others.age_seconds(self.clock.now()),
+            untold=0 if news is None else news.dropped,
+        )
+
+    def index_state(self) -> IndexState | None:
+        prefixes = self.forwarding.policy.prefixes
+        return None if prefixes is None else IndexState(len(prefixes), prefixes.bytes_used)
 
     def store_state(self) -> StoreState | None:
         return None if self.tracker is None else self.tracker.state()

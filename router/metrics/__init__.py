@@ -1,6 +1,21 @@
 """What Prometheus is told. Counting is plain integers; everything else happens at a scrape."""
 
 from router.metrics.exposition import Exposition
-from router.metrics.record import EndedRequest, Metrics, Sources, WorkerSeries
+from router.metrics.record import (
+    EndedRequest,
+    IndexState,
+    Metrics,
+    SharedState,
+    Sources,
+    WorkerSeries,
+)
 
-__all__ = ["EndedRequest", "Exposition", "Metrics", "Sources", "WorkerSeries"]
+__all__ = [
+    "EndedRequest",
+    "Exposition",
+    "IndexState",
+    "Metrics",
+    "SharedState",
+    "Sources",
+    "WorkerSeries",
+]

@@ -77,6 +77,7 @@ class MetricsCollector(Collector):
         yield histogram(f.QUEUE, (((route,), h) for route, h in metrics.queue_waits.items()))
         yield histogram(f.OVERHEAD, (((route,), h) for route, h in metrics.overheads.items()))
         yield gauge(f.QUEUED, [((), metrics.sources.queued_requests())])
+        yield from self._shared()
         yield from self._store()
 
     def _http(self) -> Iterator[Metric]:
@@ -118,6 +119,19 @@ class MetricsCollector(Collector):
                 for (model, policy), n in metrics.selections.items()
             ),
         )
+
+    def _shared(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        index, shared = metrics.sources.index(), metrics.sources.shared()
+        if index is not None:
+            yield gauge(f.PREFIXES, [((), index.blocks)])
+            yield gauge(f.PREFIX_BYTES, [((), index.bytes)])
+        if shared is not None:
+            yield gauge(f.REPLICAS, [((), shared.replicas)])
+            yield gauge(f.LOAD_AGE, [((), shared.load_age_seconds)])
+            yield counter(f.UNTOLD, [((), shared.untold)])
+            yield histogram(f.SHARE_SECONDS, [((), metrics.share_seconds)])
+            yield counter(f.SHARE_FAILURES, [((), metrics.share_failures)])
 
     def _store(self) -> Iterator[Metric]:
         metrics = self._metrics
@@ -218,7 +232,7 @@ def counter(family: Family, values: Iterable[tuple[Labels, int]]) -> Metric:
     return metric
 
 
-def gauge(family: Family, values: Iterable[tuple[Labels, int]]) -> Metric:
+def gauge(family: Family, values: Iterable[tuple[Labels, float]]) -> Metric:
     metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
     for labels, value in values:
         metric.add_metric(labels, value)

@@ -209,6 +209,39 @@ DROPPED: Final = Family(
 FLUSH_SECONDS: Final = Family(
     "trace_router_writer_flush_seconds", "histogram", (), "Time to commit one batch of records."
 )
+REPLICAS: Final = Family(
+    "trace_router_replicas", "gauge", (), "Routers of the fleet that are alive, this one included."
+)
+LOAD_AGE: Final = Family(
+    "trace_router_shared_load_age_seconds",
+    "gauge",
+    (),
+    "Age of the oldest figure of other routers' requests that decisions are made with.",
+)
+SHARE_SECONDS: Final = Family(
+    "trace_router_share_seconds", "histogram", (), "Time of one exchange with the other routers."
+)
+SHARE_FAILURES: Final = Family(
+    "trace_router_share_failures_total",
+    "counter",
+    (),
+    "Exchanges with the other routers that the store did not answer.",
+)
+UNTOLD: Final = Family(
+    "trace_router_prefixes_untold_total",
+    "counter",
+    (),
+    "Blocks of prefixes not told to the other routers because too many waited.",
+)
+PREFIXES: Final = Family(
+    "trace_router_prefix_index_blocks", "gauge", (), "Blocks in the index of the workers' prefixes."
+)
+PREFIX_BYTES: Final = Family(
+    "trace_router_prefix_index_bytes",
+    "gauge",
+    (),
+    "Size of that index, of --max-tree-size at most.",
+)
 BUILD_INFO: Final = Family(
     "trace_router_build_info", "gauge", ("version",), "Always 1: the version that runs."
 )
@@ -221,5 +254,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(REQUESTS, DURATION, TTFT, GAPS, QUEUE, OVERHEAD, QUEUED),
     *(DECISIONS, ATTEMPTS, ATTEMPT_DURATION, ABORTS),
     *(INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, CACHE_KNOWN_TOKENS, WORKER_INFO),
+    *(REPLICAS, LOAD_AGE, SHARE_SECONDS, SHARE_FAILURES, UNTOLD, PREFIXES, PREFIX_BYTES),
     *(STORE_UP, BUFFERED, BUFFERED_BYTES, FLUSHED, DROPPED, FLUSH_SECONDS, BUILD_INFO),
 )

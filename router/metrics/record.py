@@ -32,16 +32,34 @@ K = TypeVar("K")
 AbortResult = Literal["sent", "failed", "dropped"]
 
 
+class SharedState(msgspec.Struct, frozen=True, kw_only=True):
+    """This router among the others. `untold`: blocks of prefixes dropped before they were told."""
+
+    replicas: int
+    load_age_seconds: float
+    untold: int
+
+
+class IndexState(msgspec.Struct, frozen=True):
+    """The index of the workers' prefixes."""
+
+    blocks: int
+    bytes: int
+
+
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """State that others own, read at each scrape. None of these may do I/O.
 
-    `store` answers None where tracing is off.
+    `store` answers None where tracing is off, `shared` where there is no common store, `index`
+    where the policy knows no prefixes.
     """
 
     workers: Callable[[], Sequence[Worker]]
     open_requests: Callable[[], int]
     queued_requests: Callable[[], int]
     store: Callable[[], StoreState | None]
+    shared: Callable[[], SharedState | None] = lambda: None
+    index: Callable[[], IndexState | None] = lambda: None
 
 
 class EndedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -189,6 +207,8 @@ class Metrics:
         self.aborts: defaultdict[AbortResult, int] = defaultdict(int)
         self.flushed = 0
         self.flush_seconds = Histogram(FLUSH_BUCKETS)
+        self.share_seconds = Histogram(FLUSH_BUCKETS)
+        self.share_failures = 0
         self._models = ModelLabels()
         self._series: dict[Worker, WorkerSeries] = {}
         self._hide_worker_urls = hide_worker_urls
@@ -260,6 +280,13 @@ class Metrics:
     def abort_ended(self, result: AbortResult) -> None:
         """A worker was told to abort a request, could not be, or was not for want of room."""
         self.aborts[result] += 1
+
+    def share_observed(self, seconds: float, answered: bool) -> None:
+        """An exchange with the other routers took so long."""
+        if answered:
+            self.share_seconds.observe(seconds)
+        else:
+            self.share_failures += 1
 
     def flush_observed(self, seconds: float, records: int) -> None:
         """The trace writer committed `records` records in one call that took `seconds`."""
