@@ -6,11 +6,12 @@ One router with its defaults and a Redis, two mock workers. Answers in JSON and 
 half; at the same time clients that leave in the middle of a stream, with FIN and with RST. The
 load comes in rounds of new connections; resident memory is read after each.
 
-What is bounded fills first: the records kept to be sent again after a fail-over (tracking/recent.py),
-the prefixes of the load's prompts, pools, free lists. The first half of the requests is for that; in
-the second half memory must stay, where a leak of 20 bytes a request would show. At the end nothing
-may be in flight, every trace must have ended, none may have been dropped, and no request but those of
-who left may have failed.
+What is bounded fills first: the prefixes of the load's prompts, pools, free lists, and the records of
+the last ten seconds, kept to be sent again after a fail-over. The first quarter of the requests is for
+that. The records would follow the load up and down to a quarter of --trace-buffer-bytes, 64 MiB by
+default; so that buffer is made small enough to be full at any load. From then on memory must stay: a
+leak of 14 bytes a request would show. At the end nothing may be in flight, every trace must have
+ended, none may have been dropped, and no request but those of who left may have failed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ from tests.raw_tcp import RawConnection
 EVENTS: Final = 10
 INTERVAL_US: Final = 1000
 ROUND_SECONDS: Final = 5.0
-WARM_SHARE: Final = 0.5  # of the requests: until every buffer, cache and pool has its size
+WARM_SHARE: Final = 0.25  # of the requests: until every buffer, cache and pool has its size
+TRACE_BUFFER_BYTES: Final = 8 << 20  # a quarter of it is full after a second at 1,000 requests/s
 LEAVERS: Final = 4  # clients that leave, and come again
 FLAT_MB: Final = 2.0
 SETTLE_SECONDS: Final = 10.0
@@ -137,7 +139,8 @@ def soak(wanted: int) -> Soak:
         place = Place(free_port(), free_port(), worker_ports, redis_url, directory)
         command = next(t.command for t in TARGETS if t.name == "router")
         assert command is not None
-        router = start("router", TARGET_CORE, command(place))
+        buffer = ["--trace-buffer-bytes", str(TRACE_BUFFER_BYTES)]
+        router = start("router", TARGET_CORE, [*command(place), *buffer])
         wait(router, forwards(place.port, stock[:request_bytes]))
 
         def load() -> Load:

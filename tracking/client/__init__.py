@@ -10,11 +10,17 @@
 replica answers for all of them, so any of the URLs will do; one that fails is passed over.
 """
 
-from tracking.client.aio import TraceClient
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from tracking.client.asking import ClientError, NotFound, Refused, Unreachable
 from tracking.client.blocking import SyncTraceClient
 from tracking.client.events import Notice
 from tracking.client.results import FullTrace, PartialAnswer, Stats, TracePage
+
+if TYPE_CHECKING:
+    from tracking.client.aio import TraceClient
 
 __all__ = [
     "ClientError",
@@ -29,3 +35,12 @@ __all__ = [
     "TracePage",
     "Unreachable",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """TraceClient when it is asked for: aiohttp takes longer to import than a command to run."""
+    if name != "TraceClient":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tracking.client.aio import TraceClient
+
+    return TraceClient
