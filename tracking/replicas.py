@@ -89,6 +89,7 @@ class Replicas:
         self.urls: list[str] = []
         self.static: Sequence[str] = ()
         self.last: Beat | None = None
+        self.lost_total = 0
         self._store = store
         self._health = health
         self._events = events
@@ -143,6 +144,7 @@ class Replicas:
         while more:
             lost, more = await self._store.sweep()
             swept += lost
+        self.lost_total += swept
         if swept:
             log.warning("%d requests of a router that went away are lost", swept)
         return swept

@@ -111,7 +111,8 @@ class StoreStats(msgspec.Struct, frozen=True):
 
 class Beat(msgspec.Struct, frozen=True):
     """What a heartbeat learnt. `server` changes when the data may be another; `known` says that
-    our lease had not run out; `names` has for each URL sent the name bound to it, or None."""
+    our lease had not run out; `names` has for each URL sent the name bound to it, or None. The
+    server's memory and its limit are 0 where it does not tell, the limit also where there is none."""
 
     now_us: int
     retention: Retention
@@ -120,6 +121,8 @@ class Beat(msgspec.Struct, frozen=True):
     schema: int
     owners: list[str]
     names: dict[str, str | None]
+    memory_bytes: int
+    memory_limit_bytes: int
 
 
 class TraceStore:
@@ -299,8 +302,8 @@ class TraceStore:
         """Prolong the lease of `owner`, who has names for `urls`, and was started so long ago
         with the workers `static`. Raises SchemaMismatch."""
         try:
-            now, cap, ttl, server, known, fleet_schema, owners, names = cast(
-                tuple[bytes, int, int, bytes, int, int, list[bytes], list[bytes | None]],
+            now, cap, ttl, server, known, fleet_schema, owners, names, memory, limit = cast(
+                tuple[bytes, int, int, bytes, int, int, list[bytes], list[bytes | None], int, int],
                 await self._background(
                     "heartbeat",
                     owner,
@@ -328,6 +331,8 @@ class TraceStore:
                 url: None if name is None else name.decode()
                 for url, name in zip(urls, names, strict=True)
             },
+            memory_bytes=memory,
+            memory_limit_bytes=limit,
         )
 
     async def leave(self, owner: str) -> None:

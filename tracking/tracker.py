@@ -364,12 +364,17 @@ class Tracker:
     def state(self) -> StoreState:
         """State of store and writer as known now; no I/O."""
         writer = self._writer.stats()
+        beat = self._replicas.last
         return StoreState(
             kind="redis" if self._embedded is None else "embedded",
             state="up" if self._health.up else "down",
             buffered=writer.buffered,
             buffered_bytes=writer.buffered_bytes,
             dropped=writer.dropped_total,
+            failed_flushes=writer.failed_flushes_total,
+            lost=self._replicas.lost_total,
+            memory_bytes=0 if beat is None else beat.memory_bytes,
+            memory_limit_bytes=0 if beat is None else beat.memory_limit_bytes,
         )
 
     def writer_stats(self) -> WriterStats:

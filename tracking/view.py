@@ -39,13 +39,21 @@ class Page(msgspec.Struct):
 
 
 class StoreState(msgspec.Struct, kw_only=True):
-    """The `store` object of the stats, also read by metrics and readiness."""
+    """The `store` object of the stats, also read by metrics and readiness.
+
+    Buffers and counts are this replica's; the memory of the server and its limit (0: none, or
+    unknown) are the fleet's, as of the last heartbeat.
+    """
 
     kind: Literal["redis", "embedded"]
     state: Literal["up", "down"]
     buffered: int
     buffered_bytes: int
     dropped: int
+    failed_flushes: int = 0
+    lost: int = 0
+    memory_bytes: int = 0
+    memory_limit_bytes: int = 0
 
 
 class TraceView(Protocol):

@@ -59,6 +59,7 @@ class WriterStats(msgspec.Struct):
     buffered_bytes: int
     flushed_total: int
     dropped_total: int
+    failed_flushes_total: int
     flushes_total: int
     flush_seconds_total: float
 
@@ -100,7 +101,7 @@ class TraceWriter:
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
         self._held = self._overflowing = False
-        self._flushed = self._dropped = self._flushes = 0
+        self._flushed = self._dropped = self._flushes = self._failed_flushes = 0
         self._flush_seconds = 0.0
 
     # --- the request path -----------------------------------------------------------------------
@@ -229,6 +230,7 @@ class TraceWriter:
                 await self._sink.write(batch)
         except Exception as error:  # whatever it is, the records stay and the next try says so
             self._health.failed("write", error)
+            self._failed_flushes += 1
             self._taking = False
             return False
         ended = self._now()
@@ -382,6 +384,7 @@ class TraceWriter:
             buffered_bytes=self._backlog.bytes,
             flushed_total=self._flushed,
             dropped_total=self._dropped,
+            failed_flushes_total=self._failed_flushes,
             flushes_total=self._flushes,
             flush_seconds_total=self._flush_seconds,
         )

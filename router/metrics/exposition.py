@@ -1,7 +1,7 @@
 """A scrape: the counts of `Metrics` as Prometheus families, in the format the client asks for.
 
 A scrape changes nothing. Each replica shows its own counts only, so that sums over replicas are
-right.
+right; the few facts of the whole fleet say so in their help, and are read with `max`.
 """
 
 from __future__ import annotations
@@ -142,6 +142,10 @@ class MetricsCollector(Collector):
         yield gauge(f.BUFFERED, [((), store.buffered)])
         yield gauge(f.BUFFERED_BYTES, [((), store.buffered_bytes)])
         yield counter(f.DROPPED, [((), store.dropped)])
+        yield counter(f.FAILED_FLUSHES, [((), store.failed_flushes)])
+        yield counter(f.LOST, [((), store.lost)])
+        yield gauge(f.STORE_MEMORY, [((), store.memory_bytes)])
+        yield gauge(f.STORE_MEMORY_LIMIT, [((), store.memory_limit_bytes)])
         yield counter(f.FLUSHED, [((), metrics.flushed)])
         yield histogram(f.FLUSH_SECONDS, [((), metrics.flush_seconds)])
 

@@ -206,6 +206,30 @@ DROPPED: Final = Family(
     (),
     "Trace records dropped because the buffer was full.",
 )
+FAILED_FLUSHES: Final = Family(
+    "trace_router_writer_failed_flushes_total",
+    "counter",
+    (),
+    "Commits of trace records that the store refused or did not answer.",
+)
+LOST: Final = Family(
+    "trace_router_lost_requests_total",
+    "counter",
+    (),
+    "Requests of other routers that went away, declared lost by this one.",
+)
+STORE_MEMORY: Final = Family(
+    "trace_router_store_memory_bytes",
+    "gauge",
+    (),
+    "Memory that the server of the store uses; of the fleet.",
+)
+STORE_MEMORY_LIMIT: Final = Family(
+    "trace_router_store_memory_limit_bytes",
+    "gauge",
+    (),
+    "Memory that the server of the store may use, 0: no limit; of the fleet.",
+)
 FLUSH_SECONDS: Final = Family(
     "trace_router_writer_flush_seconds", "histogram", (), "Time to commit one batch of records."
 )
@@ -255,5 +279,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(DECISIONS, ATTEMPTS, ATTEMPT_DURATION, ABORTS),
     *(INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, CACHE_KNOWN_TOKENS, WORKER_INFO),
     *(REPLICAS, LOAD_AGE, SHARE_SECONDS, SHARE_FAILURES, UNTOLD, PREFIXES, PREFIX_BYTES),
-    *(STORE_UP, BUFFERED, BUFFERED_BYTES, FLUSHED, DROPPED, FLUSH_SECONDS, BUILD_INFO),
+    *(STORE_UP, BUFFERED, BUFFERED_BYTES, FLUSHED, DROPPED, FAILED_FLUSHES, FLUSH_SECONDS),
+    *(LOST, STORE_MEMORY, STORE_MEMORY_LIMIT, BUILD_INFO),
 )

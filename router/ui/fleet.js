@@ -3,7 +3,7 @@
 import { askForKey, json, now, query, send } from "./api.js";
 import { lines, spark, stackedBars } from "./charts.js";
 import { h } from "./dom.js";
-import { clock, count, duration, NOTHING, percent, quantile } from "./format.js";
+import { bytes, clock, count, duration, NOTHING, percent, quantile } from "./format.js";
 import { every } from "./live.js";
 import { TERMINAL } from "./running.js";
 
@@ -246,6 +246,7 @@ function store(stats, readiness) {
       ["Running", count(stats.in_flight)],
       ["Oldest", stats.oldest_trace ? clock(stats.oldest_trace) : NOTHING],
       ["Not yet stored", count(store.buffered)],
+      ["Memory", `${bytes(store.memory_bytes)}${store.memory_limit_bytes > 0 ? ` of ${bytes(store.memory_limit_bytes)}` : ""}`],
       ["Dropped here", h("span", { class: store.dropped > 0 && "bad" }, count(store.dropped))],
     );
   } else said.push(["Trace store", "does not answer"]);

@@ -23,6 +23,10 @@ export const count = (value) => (known(value) ? value.toLocaleString("en-US") : 
 export const number = (value) =>
   !known(value) ? NOTHING : Number.isInteger(value) ? count(value) : String(Number(value.toPrecision(4)));
 
+/** Of memory; 0 is what a server says that does not tell. */
+export const bytes = (value) =>
+  !value ? NOTHING : value < 1 << 30 ? `${number(Math.round(value / (1 << 20)))} MiB` : `${(value / (1 << 30)).toFixed(1)} GiB`;
+
 const two = (value) => String(value).padStart(2, "0");
 
 /** Local time of day of an RFC 3339 text; with the date where it is not today. */

@@ -29,7 +29,12 @@ def test_haproxy_takes_its_settings() -> None:
 
 
 def test_prometheus_takes_its_settings() -> None:
-    promtool = [program("promtool"), "check", "config", str(DEPLOY / "prometheus.yml")]
+    promtool = [
+        program("promtool"),
+        "check",
+        "config",
+        str(DEPLOY / "prometheus" / "prometheus.yml"),
+    ]
     run = subprocess.run(promtool, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 

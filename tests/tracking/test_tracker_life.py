@@ -53,6 +53,8 @@ async def test_the_stats_object_is_the_one_of_the_contract(fleet):
     tracker.put(live("k2", node="worker-1", status="processing"))
     stats = msgspec.json.decode(await tracker.stats())
     oldest, newest = stats.pop("oldest_trace"), stats.pop("newest_trace")
+    # A fake does not tell; how much a real server uses is its own business.
+    assert stats["store"].pop("memory_bytes") >= 0
     assert oldest <= newest
     assert newest == (await one(tracker, "k2"))["timestamp"]
     assert stats == {
@@ -69,7 +71,16 @@ async def test_the_stats_object_is_the_one_of_the_contract(fleet):
         "status_distribution": {"completed": 1, "processing": 1},
         "route_distribution": {"/generate": 1},
         "config": {"enabled": True, "max_entries": 500, "ttl_seconds": 60},
-        "store": {"kind": "redis", "state": "up", "buffered": 0, "buffered_bytes": 0, "dropped": 0},
+        "store": {
+            "kind": "redis",
+            "state": "up",
+            "buffered": 0,
+            "buffered_bytes": 0,
+            "dropped": 0,
+            "failed_flushes": 0,
+            "lost": 0,
+            "memory_limit_bytes": 0,
+        },
         "replicas": ["a"],
     }
     assert await tracker.delete(None) == 2

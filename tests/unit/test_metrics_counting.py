@@ -20,7 +20,17 @@ from router.metrics.labels import MAX_UNLISTED_MODELS
 from tracking.trace import ErrorType, Status
 from tracking.view import StoreState
 
-STORE = StoreState(kind="redis", state="up", buffered=4, buffered_bytes=900, dropped=2)
+STORE = StoreState(
+    kind="redis",
+    state="up",
+    buffered=4,
+    buffered_bytes=900,
+    dropped=2,
+    failed_flushes=3,
+    lost=5,
+    memory_bytes=1000,
+    memory_limit_bytes=4000,
+)
 
 
 class Rig:
@@ -481,6 +491,10 @@ def test_the_writer_and_the_store_are_shown(rig: Rig) -> None:
     assert rig.value("trace_router_writer_buffered_records") == 4
     assert rig.value("trace_router_writer_buffered_bytes") == 900
     assert rig.value("trace_router_writer_dropped_records_total") == 2
+    assert rig.value("trace_router_writer_failed_flushes_total") == 3
+    assert rig.value("trace_router_lost_requests_total") == 5
+    assert rig.value("trace_router_store_memory_bytes") == 1000
+    assert rig.value("trace_router_store_memory_limit_bytes") == 4000
     assert rig.value("trace_router_writer_flushed_records_total") == 42
     assert rig.value("trace_router_writer_flush_seconds_count") == 2
 

@@ -3,10 +3,11 @@
 -- ARGV[1] own cap  ARGV[2] own retention (seconds)  ARGV[3] owner  ARGV[4] lease (ms)
 -- ARGV[5] own schema  ARGV[6] the URLs it has names for, joined by LF
 -- ARGV[7] how long ago it started (µs)  ARGV[8] the workers it was started with, joined by LF
--- Returns {now (µs), cap, ttl, server, known, schema, owners, names}
+-- Returns {now (µs), cap, ttl, server, known, schema, owners, names, memory, limit}
 --   server  changes when the data may be another: other process, or emptied
 --   known   1 when the lease of before had not run out
 --   names   for each URL the name bound to it, or nil
+--   memory  bytes the server uses, and (limit) may use, 0 where it has no limit; 0 where it does not tell
 -- Error   SCHEMA <stored>: the data is more than one version apart; nothing was changed
 local now = time_us()
 local cap, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -57,10 +58,14 @@ redis.call('EXPIRE', P .. 'replicas', ttl + SLACK_SECONDS)
 local info = redis.pcall('INFO', 'server') -- may be forbidden to us, or unknown to a fake
 local run_id = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 
+local usage = redis.pcall('INFO', 'memory')
+if type(usage) ~= 'string' then usage = '' end
+
 local names = {}
 for url in string.gmatch(urls, '[^\n]+') do
   local binding = redis.call('HGET', P .. 'nodes', url)
   names[#names + 1] = binding and string.sub(binding, 3)
 end
 return {text(now), cap, ttl, run_id .. ' ' .. redis.call('HGET', settings, 'since'), known, schema,
-  owners, names}
+  owners, names, tonumber(string.match(usage, 'used_memory:(%d+)')) or 0,
+  tonumber(string.match(usage, 'maxmemory:(%d+)')) or 0}
