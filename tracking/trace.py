@@ -74,6 +74,7 @@ class Decision(msgspec.Struct, omit_defaults=True):
 
     `candidates` holds the chosen worker first, then the best others (capped); `candidate_count` is
     how many there were. `load_age_seconds` is the age of the oldest load figure used.
+    `regret_tokens`: input tokens that another candidate was thought to have cached, and this one not.
     """
 
     policy: str
@@ -83,6 +84,7 @@ class Decision(msgspec.Struct, omit_defaults=True):
     candidates: list[Candidate]
     load_age_seconds: float
     decision_seconds: float
+    regret_tokens: int | None = None
 
 
 class EngineReport(msgspec.Struct, omit_defaults=True):

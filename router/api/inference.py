@@ -236,6 +236,7 @@ class Run:
             now=now,
         )
         series.chose(shared.policy.name, choice.reason)
+        shared.metrics.decided(decision)
 
     async def attempt(self) -> Exchange:
         """One worker's answer, relayed; or why it was not."""
@@ -459,6 +460,7 @@ class Run:
                 input_tokens=None if answer is None else answer.input_tokens,
                 output_tokens=None if answer is None else answer.output_tokens,
                 cached_tokens=None if answer is None else answer.cached_tokens,
+                predicted_cached_tokens=trace.predicted_cached_tokens,
             )
         )
 

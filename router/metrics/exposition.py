@@ -72,6 +72,7 @@ class MetricsCollector(Collector):
         yield from self._http()
         yield from endings(metrics.ended)
         yield from self._attempts()
+        yield from self._decisions()
         yield from self._workers()
         yield from worker_series(list(metrics.series), metrics)
         yield histogram(f.QUEUE, (((route,), h) for route, h in metrics.queue_waits.items()))
@@ -97,6 +98,12 @@ class MetricsCollector(Collector):
         yield counter(f.UPSTREAM_RESPONSES, responses.items())
         yield counter(f.WORKER_ERRORS, errors.items())
         yield counter(f.ABORTS, (((result,), n) for result, n in self._metrics.aborts.items()))
+
+    def _decisions(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        yield counter(f.QUALITY, metrics.qualities.items())
+        yield histogram(f.DECISION_LOAD_AGE, [((), metrics.load_ages)])
+        yield counter(f.REGRET, (((policy,), n) for policy, n in metrics.regrets.items()))
 
     def _workers(self) -> Iterator[Metric]:
         metrics = self._metrics
@@ -226,6 +233,8 @@ def worker_series(all_series: Sequence[WorkerSeries], metrics: Metrics) -> Itera
     yield counter(f.INPUT_TOKENS, ((w, s.input_tokens) for w, s in named))
     yield counter(f.OUTPUT_TOKENS, ((w, s.output_tokens) for w, s in named))
     yield counter(f.CACHED_TOKENS, ((w, s.cached_tokens) for w, s in named))
+    yield counter(f.PREDICTED_TOKENS, ((w, s.predicted_tokens) for w, s in named))
+    yield counter(f.PREDICTION_ERROR, ((w, s.prediction_error_tokens) for w, s in named))
     yield counter(f.CACHE_KNOWN_TOKENS, ((w, s.cache_known_tokens) for w, s in named))
 
 

@@ -140,6 +140,24 @@ DECISIONS: Final = Family(
     ("policy", "reason", "node_id"),
     "Choices of a worker, by the policy that chose and its reason.",
 )
+QUALITY: Final = Family(
+    "trace_router_decision_quality_total",
+    "counter",
+    ("policy", "quality"),
+    "Choices of a worker: exact, with old load figures (degraded), or a fallback.",
+)
+DECISION_LOAD_AGE: Final = Family(
+    "trace_router_decision_load_age_seconds",
+    "histogram",
+    (),
+    "Age of the oldest load figure a choice was made with; 0 where there are no other replicas.",
+)
+REGRET: Final = Family(
+    "trace_router_decision_regret_tokens_total",
+    "counter",
+    ("policy",),
+    "Input tokens thought to be cached at the best candidate and not at the one chosen.",
+)
 ATTEMPTS: Final = Family(
     "trace_router_attempts_total",
     "counter",
@@ -181,6 +199,18 @@ CACHE_KNOWN_TOKENS: Final = Family(
     "counter",
     ("node_id", "model"),
     "Input tokens of requests whose cached tokens are known: what a cache hit rate divides by.",
+)
+PREDICTED_TOKENS: Final = Family(
+    "trace_router_predicted_cached_tokens_total",
+    "counter",
+    ("node_id", "model"),
+    "Cached tokens expected of requests for which the worker reported them too.",
+)
+PREDICTION_ERROR: Final = Family(
+    "trace_router_prediction_error_tokens_total",
+    "counter",
+    ("node_id", "model"),
+    "Difference between the cached tokens expected and reported, either way, of those requests.",
 )
 WORKER_INFO: Final = Family(
     "trace_router_worker_info",
@@ -276,8 +306,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(POOL_SIZE, WORKER_ACTIVE, WORKER_HEALTH, SELECTIONS, WORKER_ERRORS),
     *(BREAKER_STATE, BREAKER_TRANSITIONS),
     *(REQUESTS, DURATION, TTFT, GAPS, QUEUE, OVERHEAD, QUEUED),
-    *(DECISIONS, ATTEMPTS, ATTEMPT_DURATION, ABORTS),
+    *(DECISIONS, QUALITY, DECISION_LOAD_AGE, REGRET, ATTEMPTS, ATTEMPT_DURATION, ABORTS),
     *(INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, CACHE_KNOWN_TOKENS, WORKER_INFO),
+    *(PREDICTED_TOKENS, PREDICTION_ERROR),
     *(REPLICAS, LOAD_AGE, SHARE_SECONDS, SHARE_FAILURES, UNTOLD, PREFIXES, PREFIX_BYTES),
     *(STORE_UP, BUFFERED, BUFFERED_BYTES, FLUSHED, DROPPED, FAILED_FLUSHES, FLUSH_SECONDS),
     *(LOST, STORE_MEMORY, STORE_MEMORY_LIMIT, BUILD_INFO),

@@ -29,6 +29,7 @@ GAP_BUCKETS: Final = (
 FLUSH_BUCKETS: Final = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
+AGE_BUCKETS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 def checked_buckets(bounds: Iterable[float]) -> tuple[float, ...]:

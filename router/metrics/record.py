@@ -15,6 +15,7 @@ import msgspec
 
 from router.core.worker import Change, Worker
 from router.metrics.histogram import (
+    AGE_BUCKETS,
     DURATION_BUCKETS,
     FLUSH_BUCKETS,
     GAP_BUCKETS,
@@ -23,7 +24,7 @@ from router.metrics.histogram import (
     checked_buckets,
 )
 from router.metrics.labels import UNKNOWN, ModelLabels, method_label
-from tracking.trace import ErrorType, Status
+from tracking.trace import Decision, DecisionQuality, ErrorType, Status
 from tracking.view import StoreState
 
 K = TypeVar("K")
@@ -88,6 +89,7 @@ class EndedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    predicted_cached_tokens: int | None = None
 
 
 class Ending(NamedTuple):
@@ -123,6 +125,8 @@ class WorkerSeries:
         "input_tokens",
         "observe_gap",
         "output_tokens",
+        "predicted_tokens",
+        "prediction_error_tokens",
         "ttft",
         "worker",
     )
@@ -141,6 +145,8 @@ class WorkerSeries:
         self.output_tokens = 0
         self.cached_tokens = 0
         self.cache_known_tokens = 0
+        self.predicted_tokens = 0
+        self.prediction_error_tokens = 0
         self._all_attempts = metrics.attempts
         self._all_selections = metrics.selections
 
@@ -171,6 +177,10 @@ class WorkerSeries:
             if ended.cached_tokens is not None:
                 self.cached_tokens += ended.cached_tokens
                 self.cache_known_tokens += ended.input_tokens
+                if ended.predicted_cached_tokens is not None:
+                    self.predicted_tokens += ended.predicted_cached_tokens
+                    error = ended.predicted_cached_tokens - ended.cached_tokens
+                    self.prediction_error_tokens += abs(error)
         if ended.output_tokens is not None:
             self.output_tokens += ended.output_tokens
 
@@ -204,6 +214,9 @@ class Metrics:
         # Kept beside the workers' own, so that they do not fall when a worker is removed.
         self.selections: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.attempts: defaultdict[tuple[int | None, ErrorType | None], int] = defaultdict(int)
+        self.qualities: defaultdict[tuple[str, DecisionQuality], int] = defaultdict(int)
+        self.load_ages = Histogram(AGE_BUCKETS)
+        self.regrets: defaultdict[str, int] = defaultdict(int)
         self.aborts: defaultdict[AbortResult, int] = defaultdict(int)
         self.flushed = 0
         self.flush_seconds = Histogram(FLUSH_BUCKETS)
@@ -245,6 +258,13 @@ class Metrics:
     def request_received(self, route: str, method: str) -> None:
         """A request arrived. `route` is the name of a route, never a path as sent."""
         self.received[method_label(method), route] += 1
+
+    def decided(self, decision: Decision) -> None:
+        """A policy made a choice."""
+        self.qualities[decision.policy, decision.quality] += 1
+        self.load_ages.observe(decision.load_age_seconds)
+        if decision.regret_tokens:
+            self.regrets[decision.policy] += decision.regret_tokens
 
     def request_ended(self, ended: EndedRequest) -> None:
         """A request is over, however it ended. Call it once for each."""

@@ -30,7 +30,9 @@ class Choice(NamedTuple):
     `columns` holds the numbers compared, by name, one for each candidate in the order they were
     given, None for one that has no such number; `ranks` orders the candidates, lower is better,
     for capping the receipt. `predicted_cached_tokens` and `predicted_hit_rate` (0..1) are None
-    where the policy does not know prefixes, or the request has no text.
+    where the policy does not know prefixes, or the request has no text; `best_cached_tokens` is the
+    most that any candidate is thought to hold. `fallback`: the policy lacked what it decides by
+    and used something simpler.
     """
 
     worker: Worker
@@ -39,6 +41,8 @@ class Choice(NamedTuple):
     ranks: Ranks
     predicted_cached_tokens: int | None = None
     predicted_hit_rate: float | None = None
+    best_cached_tokens: int | None = None
+    fallback: bool = False
 
 
 class NoTarget(Exception):

@@ -64,6 +64,7 @@ class CacheAwarePolicy(Policy):
             _ranks(in_flight, matches, by_match=reason == "prefix_match"),
             int(matches[chosen] * request.input_tokens) if known else None,
             matches[chosen] if known else None,
+            int(max(matches) * request.input_tokens) if known else None,
         )
 
     def _pick(self, in_flight: list[int], matches: list[float]) -> tuple[int, str]:

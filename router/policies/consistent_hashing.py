@@ -36,6 +36,7 @@ class ConsistentHashingPolicy(Policy):
             reason if len(candidates) > 1 else "only_candidate",
             {"in_flight": in_flight},
             in_flight,
+            fallback=reason == "random",
         )
 
     def _pick(

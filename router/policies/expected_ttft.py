@@ -79,6 +79,7 @@ class ExpectedTtftPolicy(Policy):
             times,
             int(matches[chosen] * tokens) if has_text else None,
             matches[chosen] if has_text else None,
+            int(max(matches) * tokens) if has_text else None,
         )
 
     def _pick(self, times: list[float], in_flight: list[int]) -> tuple[int, str]:

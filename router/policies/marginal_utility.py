@@ -79,7 +79,13 @@ class MarginalUtilityPolicy(Policy):
         numbers = zip(Utility._fields, zip(*utilities, strict=True), strict=True)
         columns: dict[str, Column] = {"in_flight": in_flight, **dict(numbers)}
         reason = "gradient_based" if enough else "insufficient_history"
-        return Choice(worker, reason if len(candidates) > 1 else "only_candidate", columns, ranks)
+        return Choice(
+            worker,
+            reason if len(candidates) > 1 else "only_candidate",
+            columns,
+            ranks,
+            fallback=not enough,
+        )
 
     def finished(self, trace: Trace, finished_at: float) -> None:
         latency = server_latency_seconds(trace)

@@ -52,6 +52,7 @@ class PrefixHashPolicy(Policy):
                 load if turn is None else turn - len(candidates)
                 for load, turn in zip(in_flight, turns, strict=True)
             ],
+            fallback=reason == "least_loaded",
         )
 
     def _walk(

@@ -32,7 +32,7 @@ def receipt(
     return Decision(
         policy=policy,
         reason=choice.reason,
-        quality=quality,
+        quality="fallback" if choice.fallback else quality,
         candidate_count=len(candidates),
         candidates=[
             Candidate(
@@ -47,4 +47,12 @@ def receipt(
         ],
         load_age_seconds=load_age_seconds,
         decision_seconds=decision_seconds,
+        regret_tokens=regret(choice),
     )
+
+
+def regret(choice: Choice) -> int | None:
+    """Input tokens that are cached at the best candidate, as far as we know, and not at the one
+    chosen: what the choice gave up for a shorter wait. None where nothing is known of caches."""
+    best, ours = choice.best_cached_tokens, choice.predicted_cached_tokens
+    return None if best is None or ours is None else best - ours

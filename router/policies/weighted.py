@@ -36,6 +36,7 @@ class WeightedPolicy(Policy):
             reason if len(candidates) > 1 else "only_candidate",
             {"in_flight": loads(candidates), "weight": weights},
             [-weight for weight in weights],
+            fallback=reason == "unweighted",
         )
 
     def _weight(self, worker: Worker) -> float:

@@ -91,6 +91,7 @@ def test_a_cached_prefix_cannot_draw_a_worker_over_both_thresholds() -> None:
     home.in_flight = 65
     choice = chooser.choose(prompt(LONG), workers, 0.0)
     assert (choice.worker, choice.reason) == (other, "imbalanced")
+    assert shown(choice, workers).regret_tokens == 1050  # all of it was cached elsewhere
 
 
 def test_a_removed_worker_is_forgotten_with_its_rate() -> None:

@@ -108,6 +108,7 @@ def test_with_too_little_history_anywhere_the_fewest_outstanding_decide() -> Non
     steady(chooser, "worker-2", NEEDED - 1)
     choice = chooser.choose(prompt("t"), workers, 0.0)
     assert (choice.worker.node_id, choice.reason) == ("worker-2", "insufficient_history")
+    assert shown(choice, workers).quality == "fallback"
     finish(chooser, "worker-2", 20.0)
     assert chooser.choose(prompt("t"), workers, 0.0).reason == "gradient_based"
 

@@ -17,7 +17,7 @@ from router.core.health import Health, HealthSettings
 from router.core.worker import Worker
 from router.metrics import EndedRequest, Exposition, Metrics, Sources, WorkerSeries
 from router.metrics.labels import MAX_UNLISTED_MODELS
-from tracking.trace import ErrorType, Status
+from tracking.trace import Decision, ErrorType, Status
 from tracking.view import StoreState
 
 STORE = StoreState(
@@ -84,6 +84,7 @@ class Rig:
         input_tokens: int | None = None,
         output_tokens: int | None = None,
         cached_tokens: int | None = None,
+        predicted_cached_tokens: int | None = None,
         duration_seconds: float = 1.0,
     ) -> None:
         self.metrics.request_ended(
@@ -105,6 +106,7 @@ class Rig:
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
                 cached_tokens=cached_tokens,
+                predicted_cached_tokens=predicted_cached_tokens,
             )
         )
 
@@ -356,6 +358,29 @@ def test_choices_are_counted_by_policy_reason_and_node(rig: Rig) -> None:
     assert rig.value(decisions, policy="cache_aware", reason="prefix") == 2
     assert rig.value("smg_worker_selection_total", policy="cache_aware", model="m1") == 2
     assert rig.value("smg_worker_selection_total", policy="cache_aware", model="unknown") == 1
+
+
+def test_expected_cached_tokens_are_held_against_those_reported(rig: Rig) -> None:
+    for predicted, reported in ((80, 60), (10, 60), (50, None), (None, 60)):
+        rig.end(
+            series=rig.series(),
+            input_tokens=100,
+            cached_tokens=reported,
+            predicted_cached_tokens=predicted,
+        )
+    assert rig.value("trace_router_predicted_cached_tokens_total", node_id="worker-0") == 90
+    assert rig.value("trace_router_prediction_error_tokens_total", node_id="worker-0") == 70
+
+
+def test_how_good_choices_were_is_counted(rig: Rig) -> None:
+    for quality, age, regret in (("exact", 0.04, 100), ("degraded", 3.0, 20), ("exact", 0.0, None)):
+        decision = Decision("p", "r", quality, 1, [], age, 0.0, regret)  # type: ignore[arg-type]
+        rig.metrics.decided(decision)
+    assert rig.value("trace_router_decision_quality_total", policy="p", quality="exact") == 2
+    assert rig.value("trace_router_decision_quality_total", policy="p", quality="degraded") == 1
+    assert rig.value("trace_router_decision_load_age_seconds_bucket", le="0.05") == 2
+    assert rig.value("trace_router_decision_load_age_seconds_count") == 3
+    assert rig.value("trace_router_decision_regret_tokens_total", policy="p") == 120
 
 
 @pytest.mark.parametrize(
