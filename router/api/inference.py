@@ -401,7 +401,7 @@ class Run:
         http_status = None if error is None else error.status
         if exchange is not None and exchange.head is not None:
             http_status = exchange.head.status
-            answer = exchange.scanner.finish()
+            answer = exchange.facts()
             self.record.answered(answer, exchange.first_byte_at)
             if answer.cached_tokens is not None:
                 expected = self.record.live.trace.predicted_cached_tokens

@@ -13,13 +13,14 @@ fields:
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-from router.core.usage import ResponseScanner
+from router.core.usage import AnswerFacts, ResponseScanner
 from router.errors import (
     FirstByteTimeout,
     IdleTimeout,
@@ -30,6 +31,8 @@ from router.errors import (
     error_body,
 )
 from router.upstream.connection import AnswerHead, RawHeaders, UpstreamConnection
+
+log = logging.getLogger("router.relay")
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -218,7 +221,7 @@ class Exchange:
 
     def _look_at(self, payload: bytes) -> None:
         now = self._now()
-        events = self.scanner.feed(payload, now) if self._readable else 0
+        events = self._events(payload, now) if self._readable else 0
         if self.first_byte_at is None:
             self.first_byte_at = now
             if self.on_first_byte is not None:
@@ -226,6 +229,23 @@ class Exchange:
         elif events:
             self._on_gap(now - self.last_byte_at, events)
         self.last_byte_at = now
+
+    def _events(self, payload: bytes, now: float) -> int:
+        try:
+            return self.scanner.feed(payload, now)
+        except Exception:
+            # A bug of ours. The answer matters more than what we make of it.
+            log.exception("what worker %s answers is read no further", self.url)
+            self._readable = False
+            return 0
+
+    def facts(self) -> AnswerFacts:
+        """What the answer, as far as it came, tells of itself."""
+        try:
+            return self.scanner.finish()
+        except Exception:
+            log.exception("what worker %s answered cannot be read", self.url)
+            return AnswerFacts()
 
     def answer_ended(self, trailers: RawHeaders) -> None:
         assert self._framing is not None
