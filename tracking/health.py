@@ -34,5 +34,6 @@ class StoreHealth:
 
     def failed(self, call: Call, error: Exception) -> None:
         if not self._failing:
-            log.warning("trace store: unreachable (%s); traces are buffered here", error)
+            # As text: whoever keeps log records would keep the error's frames, and connections.
+            log.warning("trace store: unreachable (%s); traces are buffered here", str(error))
         self._failing.add(call)

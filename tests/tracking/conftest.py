@@ -153,7 +153,10 @@ def shared_cluster(tmp_path_factory, programs) -> Iterator[Callable[[], Cluster]
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("valkey", marks=pytest.mark.redis),
         pytest.param("acl", marks=pytest.mark.redis),
-        pytest.param("cluster", marks=[pytest.mark.redis, pytest.mark.slow]),
+        # Whoever is first waits until six servers have agreed.
+        pytest.param(
+            "cluster", marks=[pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(60)]
+        ),
     ]
 )
 async def backend(request, shared_server, shared_cluster) -> AsyncIterator[Backend]:
