@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from router.errors import RouterError
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -40,3 +43,16 @@ def test_no_file_speaks_of_one_machine() -> None:
     if found.returncode == 128:
         pytest.skip("not a git checkout")
     assert found.stdout == ""
+
+
+def test_every_error_of_the_router_is_in_the_table_with_its_status() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    rows = re.findall(r"^\| (\d{3}) \| (.*?) \|", text, re.MULTILINE)
+    told = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert told == {(kind.status, kind.code) for kind in kinds_of(RouterError)}
+
+
+def kinds_of(kind: type[RouterError]) -> Iterator[type[RouterError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from kinds_of(narrower)

@@ -168,6 +168,9 @@ async def test_stats_and_deletion(kind: Kind):
             assert await ask("delete", "one") == 1
             with pytest.raises(NotFound):
                 await ask("delete", "one")
+            await generate(app, "four", key="a", X_Session_Id="chat")
+            assert await ask("delete_session", "chat") == 1
+            assert await ask("delete_session", "chat") == 0
             assert await ask("clear") == 2
         async with asking(kind, url(app)) as ask:
             with pytest.raises(Refused) as raised:

@@ -43,9 +43,9 @@ async def app(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[App]:
         yield started
 
 
-async def generate(app: App, request_id: str) -> None:
+async def generate(app: App, request_id: str, **headers: str) -> None:
     body = {"text": "hi", "sampling_params": {"max_new_tokens": 2}}
-    sent = {"X-Request-Id": request_id}
+    sent = {"X-Request-Id": request_id, **{k.replace("_", "-"): v for k, v in headers.items()}}
     assert (await call(app, "POST", "/generate", body, key="k", headers=sent)).status == 200
 
 
@@ -199,6 +199,9 @@ async def test_deletion_takes_the_administrators_key(
     monkeypatch.setenv("TRACE_ROUTER_ADMIN_API_KEY_FILE", str(key))
     assert await run("delete", "r-0", "nobody", "r-1") == 1
     assert (run.out, run.err) == ("2 traces deleted\n", "trace-router: no trace with id 'nobody'\n")
+    await generate(app, "of-a-session", X_Session_Id="chat")
+    assert await run("delete", "--session-id", "chat") == 0
+    assert run.out == "1 traces deleted\n"
     assert await run("clear", "--url", f"http://127.0.0.1:{app.port}") == 0
     assert run.out == "2 traces deleted\n"
     assert await run("list") == 0
