@@ -22,17 +22,20 @@ class Broken(Exception):
 class Streaming(web.StreamResponse):
     """`produce(write)` runs when the head is out, and makes the body.
 
-    `write` waits while the client does not keep up. The client's leaving cancels `produce`; its
-    raising Broken cuts the connection, so that nobody takes a part for the whole.
+    `write` waits while the client does not keep up. The client's leaving cancels `produce`, as does the
+    end of the router. Whatever `produce` raises cuts the connection, so that nobody takes a part for
+    the whole; Broken is one that is expected.
     """
 
     def __init__(self, produce: Produce, headers: Mapping[str, str]) -> None:
         super().__init__(headers={"X-Content-Type-Options": "nosniff", **headers})
         self._produce = produce
         self._asked: web.BaseRequest | None = None
+        self._transport: asyncio.Transport | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         self._asked = request
+        self._transport = request.transport  # gone from the request when aiohttp stops
         return await super().prepare(request)
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -42,8 +45,11 @@ class Streaming(web.StreamResponse):
             try:
                 await self._produce(self.write)
             except Broken as error:
-                reset(request.transport)
+                reset(self._transport)
                 raise ConnectionResetError(str(error)) from error
+            except BaseException:
+                reset(self._transport)
+                raise
         await super().write_eof(data)
 
 

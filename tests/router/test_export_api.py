@@ -222,6 +222,21 @@ async def test_a_store_that_goes_away_breaks_the_answer_visibly(version):
             await client.read_response()
 
 
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+async def test_a_router_that_stops_breaks_the_answer_visibly(version):
+    async with serving(Pages()) as port:
+        client = await RawConnection.connect(port)
+        await client.send(f"GET / {version}\r\nHost: test\r\n\r\n".encode())
+        await client.read_until(b"\r\n\r\n")
+    async with client:
+        if version == "HTTP/1.0":  # any other end is a whole answer
+            with pytest.raises(ConnectionResetError):
+                await client.read_to_end()
+        else:
+            with pytest.raises((EOFError, ConnectionResetError)):
+                await client.read_until(b"\r\n0\r\n\r\n")
+
+
 async def test_an_export_ends_while_requests_keep_coming():
     async with running(enable_request_tracking=True) as app:
         put(app, 500, "before")
