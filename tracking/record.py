@@ -15,7 +15,7 @@ from tracking.keys import index_text
 from tracking.lifecycle import TERMINAL, LiveTrace
 from tracking.size import LARGEST_RECORD, LARGEST_ROW, fitted
 from tracking.sums import Finished
-from tracking.trace import Attempt, Candidate, Status, Trace, TraceDetail, join_parts
+from tracking.trace import Attempt, Candidate, Decision, Status, Trace, TraceDetail, join_parts
 
 _encode: Final = msgspec.json.Encoder().encode
 _OVERHEAD_BYTES = 700  # of the objects around the bytes of a record kept here, measured roughly
@@ -45,7 +45,7 @@ class Record:
         self.request_id = trace.request_id
         self.engine_id = trace.engine_request_id
         self.session_id = trace.session_id
-        self.tally = _tally(trace, live.arrived_us)
+        self.tally = _tally(trace, live.detail.decision, live.arrived_us)
         self.row, self.detail = _encoded(trace), _encoded(live.detail)
         if len(self.row) + len(self.detail) > LARGEST_RECORD or len(self.row) > LARGEST_ROW:
             self.row, self.detail = fitted(trace, live.detail, _encoded)
@@ -85,7 +85,7 @@ class Record:
         detail = msgspec.json.decode(self.detail, type=TraceDetail)
         rename_nodes(trace, detail, rename)
         self.node_id, self.row, self.detail = trace.node_id, _encode(trace), _encode(detail)
-        self.tally = _tally(trace, self.arrived_us)
+        self.tally = _tally(trace, detail.decision, self.arrived_us)
 
 
 def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]) -> None:
@@ -98,12 +98,12 @@ def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]
         part.node_id = rename(part.node_id)
 
 
-def _tally(trace: Trace, arrived_us: int) -> bytes:
+def _tally(trace: Trace, decision: Decision | None, arrived_us: int) -> bytes:
     """What a terminal record adds to the statistics, as `write.lua` takes it."""
     if trace.status not in TERMINAL:
         return b""
     names = map(index_text, (trace.route, trace.routing_policy, trace.model))
-    return b"%b\n%b" % (b"\t".join(names), _encoded(Finished.of(trace, arrived_us)))
+    return b"%b\n%b" % (b"\t".join(names), _encoded(Finished.of(trace, arrived_us, decision)))
 
 
 def _encoded(part: msgspec.Struct) -> bytes:

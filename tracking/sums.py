@@ -14,7 +14,7 @@ import msgspec
 
 from tracking.histogram import Histogram, add, observe, quantiles
 from tracking.keys import index_text
-from tracking.trace import Trace
+from tracking.trace import Decision, Trace
 
 Kind = Literal["node", "model", "policy", "route"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -46,9 +46,12 @@ class Finished(msgspec.Struct, array_like=True):
     output_tokens: int | None = None
     cached_tokens: int | None = None
     cache_hit_rate: float | None = None
+    predicted_cached_tokens: int | None = None
+    regret_tokens: int | None = None
+    quality: str = ""
 
     @classmethod
-    def of(cls, trace: Trace, arrived_us: int) -> Finished:
+    def of(cls, trace: Trace, arrived_us: int, decision: Decision | None = None) -> Finished:
         return cls(
             arrived_us,
             trace.node_id,
@@ -63,16 +66,27 @@ class Finished(msgspec.Struct, array_like=True):
             trace.output_tokens,
             trace.cached_tokens,
             trace.cache_hit_rate,
+            trace.predicted_cached_tokens,
+            None if decision is None else decision.regret_tokens,
+            "" if decision is None else decision.quality,
         )
 
 
 class Sums(msgspec.Struct, omit_defaults=True):
-    """Counts, totals and distributions. `hit_rates` is the sum over the `hit_rates_known`."""
+    """Counts, totals and distributions. `hit_rates` is the sum over the `hit_rates_known`.
+
+    `predicted_tokens` and `prediction_error_tokens` are of requests whose cached tokens the worker
+    told.
+    """
 
     statuses: dict[str, int] = {}
+    qualities: dict[str, int] = {}
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    predicted_tokens: int = 0
+    prediction_error_tokens: int = 0
+    regret_tokens: int = 0
     hit_rates: float = 0.0
     hit_rates_known: int = 0
     queue_seconds: Histogram = {}
@@ -91,6 +105,12 @@ class Sums(msgspec.Struct, omit_defaults=True):
         self.input_tokens += one.input_tokens or 0
         self.output_tokens += one.output_tokens or 0
         self.cached_tokens += one.cached_tokens or 0
+        self.regret_tokens += one.regret_tokens or 0
+        if one.quality:
+            self.qualities[one.quality] = self.qualities.get(one.quality, 0) + 1
+        if one.cached_tokens is not None and one.predicted_cached_tokens is not None:
+            self.predicted_tokens += one.predicted_cached_tokens
+            self.prediction_error_tokens += abs(one.predicted_cached_tokens - one.cached_tokens)
         if one.cache_hit_rate is not None:
             self.hit_rates += one.cache_hit_rate
             self.hit_rates_known += 1
@@ -112,9 +132,14 @@ class Sums(msgspec.Struct, omit_defaults=True):
         """Add all that another has counted."""
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count
+        for quality, count in other.qualities.items():
+            self.qualities[quality] = self.qualities.get(quality, 0) + count
         self.input_tokens += other.input_tokens
         self.output_tokens += other.output_tokens
         self.cached_tokens += other.cached_tokens
+        self.predicted_tokens += other.predicted_tokens
+        self.prediction_error_tokens += other.prediction_error_tokens
+        self.regret_tokens += other.regret_tokens
         self.hit_rates = round(self.hit_rates + other.hit_rates, 4)
         self.hit_rates_known += other.hit_rates_known
         for name in DISTRIBUTIONS:
@@ -132,6 +157,10 @@ class Sums(msgspec.Struct, omit_defaults=True):
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
+            "decisions_per_quality": self.qualities,
+            "predicted_cached_tokens": self.predicted_tokens,
+            "prediction_error_tokens": self.prediction_error_tokens,
+            "regret_tokens": self.regret_tokens,
             "output_tokens_per_second": round(self.output_tokens / seconds, 3),
             "cache_hit_rate": round(self.hit_rates / known, 4) if known else None,
             **{name: _distribution(getattr(self, name)) for name in DISTRIBUTIONS},

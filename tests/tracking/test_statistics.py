@@ -46,7 +46,8 @@ def test_a_summary_tells_counts_rates_and_distributions():
         sums.count(
             Finished(0, "n", "r", "p", "m", status, queue_seconds=0.5, ttft_seconds=1.0,
                      duration_seconds=duration, input_tokens=100, output_tokens=11,
-                     cached_tokens=50, cache_hit_rate=0.5)
+                     cached_tokens=50, cache_hit_rate=0.5, predicted_cached_tokens=70,
+                     regret_tokens=10, quality="exact")
         )  # fmt: skip
     sums.count(Finished(0, "n", "r", "p", "m", "cancelled"))
     shown = sums.summary(60)
@@ -58,6 +59,10 @@ def test_a_summary_tells_counts_rates_and_distributions():
         "input_tokens": 300,
         "output_tokens": 33,
         "cached_tokens": 150,
+        "decisions_per_quality": {"exact": 3},
+        "predicted_cached_tokens": 210,
+        "prediction_error_tokens": 60,
+        "regret_tokens": 30,
         "output_tokens_per_second": 0.55,
         "cache_hit_rate": 0.5,
         "queue_seconds": near({"count": 3, "p50": 0.5, "p90": 0.5, "p95": 0.5, "p99": 0.5}, 0.05),

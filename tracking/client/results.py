@@ -59,6 +59,10 @@ class Summary(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    decisions_per_quality: dict[str, int] = {}
+    predicted_cached_tokens: int | None = None
+    prediction_error_tokens: int | None = None
+    regret_tokens: int | None = None
     output_tokens_per_second: float | None = None
     cache_hit_rate: float | None = None
     queue_seconds: Distribution | None = None
