@@ -9,11 +9,11 @@ from pathlib import Path
 from xllamacpp import CommonParams, Server
 
 
-def main(model: str, port: str) -> None:
+def main(model: str, port: str, host: str = "127.0.0.1") -> None:
     params = CommonParams()
     params.model.path = model
     params.model_alias = {Path(model).name.removesuffix(".gguf").rpartition(".")[0]}
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = [host]
     params.port = int(port)
     params.n_parallel = 2
     params.n_ctx = 4096  # of all parallel requests together

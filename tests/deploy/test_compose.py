@@ -22,10 +22,14 @@ pytestmark = pytest.mark.compose
 Service = dict[str, Any]
 
 
-def resolved(**settings: str) -> dict[str, Any]:
-    """The file as Compose understands it, with `settings` as its .env would give them."""
+def resolved(*more: str, **settings: str) -> dict[str, Any]:
+    """The file as Compose understands it, with `settings` as its .env would give them.
+
+    `more` are further options of Compose, such as another profile or file.
+    """
+    compose = [program("docker-compose"), "--env-file", os.devnull]
     run = subprocess.run(
-        [program("docker-compose"), "--env-file", os.devnull, "config", "--format", "json"],
+        [*compose, *more, "config", "--format", "json"],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **settings},
         capture_output=True,
@@ -55,8 +59,10 @@ def settings_of_example() -> dict[str, str]:
 
 
 def test_all_parts_are_there(services: dict[str, Service]) -> None:
-    expected = {"redis", "router", "worker-0", "worker-1", "loadbalancer", "prometheus"}
+    expected = {"redis", "router", "worker-0", "worker-1", "loadbalancer", "prometheus", "grafana"}
     assert set(services) == expected
+    with_llama = resolved("--profile", "llama")["services"]
+    assert set(with_llama) == expected | {"llama-0", "llama-1"}
     assert services["router"]["deploy"]["replicas"] == 2
 
 
@@ -69,6 +75,8 @@ def test_only_the_load_balancer_is_open_to_the_network(services: dict[str, Servi
     assert open_ports == {
         "loadbalancer": [(None, "30009", 30009)],
         "prometheus": [("127.0.0.1", "9090", 9090)],
+        "grafana": [("127.0.0.1", "3000", 3000)],
+        "router": [("127.0.0.1", "30010-30019", 30009)],
     }
 
 
@@ -80,15 +88,16 @@ def test_every_image_has_one_exact_version(services: dict[str, Service]) -> None
         assert re.search(r":v?\d+\.\d+\.\d+(-[a-z0-9-]+)?$", image), image
 
 
-def test_our_images_carry_the_version_of_the_package(services: dict[str, Service]) -> None:
+def test_our_images_carry_the_version_of_the_package() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text()
     version = re.search(r'^version = "(.+)"$', pyproject, re.MULTILINE)
     assert version is not None
-    built = {s["image"] for s in services.values() if "build" in s}
-    assert built == {f"llm-trace-router:{version[1]}", f"llm-trace-router-sim:{version[1]}"}
+    built = {s["image"] for s in resolved("--profile", "*")["services"].values() if "build" in s}
+    assert built == {f"llm-trace-router{kind}:{version[1]}" for kind in ("", "-sim", "-llama")}
 
 
-def test_every_service_is_watched_and_restarted(services: dict[str, Service]) -> None:
+def test_every_service_is_watched_and_restarted() -> None:
+    services = resolved("--profile", "*")["services"]
     in_dockerfile = DOCKERFILE.read_text().count("HEALTHCHECK ")
     assert in_dockerfile == len({s["build"]["target"] for s in services.values() if "build" in s})
     for name, service in services.items():
@@ -102,9 +111,13 @@ def test_nobody_starts_before_what_they_need_is_healthy(services: dict[str, Serv
         return {other: need["condition"] for other, need in needs.items()}
 
     healthy = "service_healthy"
-    assert gates("router") == {"redis": healthy, "worker-0": healthy, "worker-1": healthy}
+    workers = ("worker-0", "worker-1", "llama-0", "llama-1")  # those that are in the project
+    assert gates("router") == {"redis": healthy} | dict.fromkeys(workers, healthy)
+    needs = services["router"]["depends_on"]
+    assert not any(needs[worker]["required"] for worker in workers)
     assert gates("loadbalancer") == {"router": healthy}
     assert gates("prometheus") == {"router": healthy}
+    assert gates("grafana") == {"prometheus": healthy}
 
 
 def test_docker_waits_longer_than_the_router_needs_to_finish(services: dict[str, Service]) -> None:
@@ -136,6 +149,50 @@ def test_redis_refuses_rather_than_evicts_and_survives_a_restart(
     assert re.search(r"--maxmemory \d+[a-z]+", command)
     volumes = {volume["target"]: volume["type"] for volume in services["redis"]["volumes"]}
     assert volumes == {"/data": "volume"}
+
+
+def test_redis_has_room_for_twice_the_traces_that_it_is_to_keep(
+    services: dict[str, Service],
+) -> None:
+    sizing = (ROOT / "docs" / "redis.md").read_text()
+    record = re.search(r"takes\s+([\d.]+) KB", sizing)
+    limit = re.search(r"--maxmemory (\d+)gb", " ".join(services["redis"]["command"]))
+    assert record is not None
+    assert limit is not None
+    traces = int(services["router"]["environment"]["TRACE_ROUTER_MAX_TRACE_ENTRIES"])
+    assert int(limit[1]) * 2**30 > 2 * traces * float(record[1]) * 1000
+
+
+def test_what_is_mounted_into_a_container_is_there() -> None:
+    volumes = [
+        volume["source"]
+        for service in resolved()["services"].values()
+        for volume in service.get("volumes", [])
+        if volume["type"] == "bind"
+    ]
+    assert len(volumes) > 3
+    for path in volumes:
+        assert Path(path).exists(), path
+
+
+def test_the_balancer_has_room_for_every_replica_that_has_a_port_of_its_own() -> None:
+    first, last = settings_of_example()["REPLICA_PORTS"].split("-")
+    template = re.search(
+        r"server-template replica- (\d+)", (ROOT / "deploy" / "haproxy.cfg").read_text()
+    )
+    assert template is not None
+    assert int(template[1]) == int(last) - int(first) + 1
+
+
+def test_gpu_workers_are_those_of_the_guide() -> None:
+    gpu = ("--file", "docker-compose.yml", "--file", "deploy/compose.gpu.yml")
+    services = resolved(*gpu, SIMULATED_WORKERS="0")["services"]
+    for number in (0, 1):
+        worker = services[f"sglang-{number}"]
+        command = " ".join(worker["command"])
+        assert f"--port {30005 + number} --base-gpu-id {number}" in command
+        assert worker["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
+        assert re.search(r":v\d+\.\d+\.\d+$", worker["image"])
 
 
 def test_containers_cannot_change_their_own_files_or_gain_rights(
