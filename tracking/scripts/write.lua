@@ -16,7 +16,7 @@ local settings = fleet_settings(now)
 local floor = floor_of(settings)
 local lifetime = settings.ttl + SLACK_SECONDS
 local accepted, added = 0, 0
-local touched, seen, tallies, finished = {}, {}, {}, {}
+local touched, seen, owners, tallies, finished = {}, {}, {}, {}, {}
 local tip = feed_tip()
 
 local function index(name, score, key)
@@ -71,7 +71,8 @@ for i = 3, #ARGV, 3 do
     if tip and not (old and old.status == new.status and old.node == new.node) then
       tell(tip, row_of(record), record)
     end
-    added = added + index('all', score, key)
+    touched[KEYS[1]] = true
+    if not old then added = added + index('all', score, key) end
     move('node:', old and old.node, new.node, score, key)
     move('status:', old and old.status, new.status, score, key)
     move('session:', old and old.session, new.session, score, key)
@@ -85,9 +86,8 @@ for i = 3, #ARGV, 3 do
     if OPEN[new.status] then
       if not was_open then
         redis.call('SADD', P .. 'open:' .. new.owner, key)
-        redis.call('SADD', P .. 'owners', new.owner)
         touched[P .. 'open:' .. new.owner] = false
-        touched[P .. 'owners'] = false
+        owners[new.owner] = true
       end
     else
       if was_open then redis.call('SREM', P .. 'open:' .. new.owner, key) end
@@ -99,6 +99,10 @@ for i = 3, #ARGV, 3 do
 end
 
 if added > 0 then redis.call('INCRBY', P .. 'total', added) end
+for owner in pairs(owners) do
+  redis.call('SADD', P .. 'owners', owner)
+  touched[P .. 'owners'] = false
+end
 for node, arrived in pairs(seen) do
   redis.call('ZADD', P .. 'nodes-seen', 'GT', text(arrived), node)
   touched[P .. 'nodes-seen'] = true
