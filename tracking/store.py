@@ -236,7 +236,7 @@ class TraceStore:
         return _Stretch(records, place, looked_at)
 
     async def feed(self, after: Place | None, limit: int) -> FeedPage:
-        """At most `limit` events of the feed behind a place; with None only its tip. Where the tip is
+        """At most `limit` events of the feed behind a place, fewer if they are large; with None only its tip. Where the tip is
         of another epoch than `after`, these are the events of that feed from its first."""
         tip, *flat = cast(list[bytes], await self._call("feed", *(after or ("", "")), limit))
         events = zip(flat[::3], flat[1::3], flat[2::3], strict=True)

@@ -139,7 +139,7 @@ class Tail:
                 self.interrupted = False
                 self._take(page)
                 self._notify()
-            if len(page.events) < PAGE_EVENTS:
+            if not page.events or self._place == page.tip:
                 await asyncio.sleep(self._poll_seconds)
         self._ring.clear()
 

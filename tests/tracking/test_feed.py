@@ -90,6 +90,26 @@ async def test_pages_go_on_where_the_last_one_ended(backend):
     assert place == page.tip
 
 
+async def test_a_page_of_large_rows_is_shorter_and_none_is_passed_over(backend):
+    store = backend.store()
+    place = await begun(store)
+    large = []
+    for number in range(160):
+        one = live(f"k{number}")
+        one.trace.label = "x" * 7000
+        large.append(Record(one, "a/1"))
+    for batch in (large[:80], large[80:]):
+        await store.write(batch)
+    counts: list[int] = []
+    keys: list[str] = []
+    while (page := await store.feed(place, 500)).events:
+        counts.append(len(page.events))
+        keys += [key for key, _ in seen(page)]
+        place = page.events[-1].place
+    assert counts == [100, 60]
+    assert keys == [record.key for record in large]
+
+
 @pytest.mark.parametrize("which", ["one", "all"])
 async def test_what_was_deleted_is_not_told_any_more_and_the_count_goes_on(backend, which):
     store = backend.store()
