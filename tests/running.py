@@ -35,13 +35,16 @@ QUICK: Mapping[str, object] = {
 
 @asynccontextmanager
 async def running(*worker_urls: str, **settings: object) -> AsyncIterator[App]:
-    """A router that serves; `settings` are those of `Config`."""
+    """A router that serves; `settings` are those of `Config`. At the end of the block nothing may be
+    in flight, unless `cut_off`: then the stop ends it."""
+    cut_off = settings.pop("cut_off", False)
     given = {**QUICK, "worker_urls": worker_urls, **settings}
     config = Config(**given)  # type: ignore[arg-type]
     app = await asyncio.to_thread(App, config)  # it reads files, as a start may
     try:
         await app.start()
         yield app
+        await until(lambda: cut_off or at_rest(app))
     finally:
         now = asyncio.Event()
         now.set()

@@ -144,7 +144,7 @@ async def test_while_a_client_that_fell_behind_takes_the_rest(
 
 
 async def test_when_the_router_stops(worker: InProcessWorker):
-    async with running(worker.url, shutdown_grace_period_secs=0) as app:
+    async with running(worker.url, cut_off=True, shutdown_grace_period_secs=0) as app:
         records = Records(app)
         client = await RawConnection.connect(app.port)
         content = body(stream=True, sim="hang_after:after_events=1")

@@ -61,7 +61,7 @@ async def test_all_that_was_sent_ahead_is_answered_in_order(app: App):
 
 async def test_what_is_sent_far_ahead_is_left_in_the_socket(app: App):
     async with await RawConnection.connect(app.port) as client:
-        await client.send(theirs("first", body(sim="hang")))
+        await client.send(theirs("first", body(sim="hang:seconds=0.3")))
         await until(lambda: app.fleet.workers[0].in_flight == 1)
         (connection,) = app.listener._open
         await client.send(theirs("next", b"x" * (2 * AHEAD_BYTES)))

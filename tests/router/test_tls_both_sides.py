@@ -21,6 +21,7 @@ from tests.raw_tcp import RawConnection
 from tests.running import QUICK, call, running, sim_worker, until
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
+from tracking.client import SyncTraceClient, TraceClient, Unreachable
 
 EVENTS = [b"data: %d\n\n" % i for i in range(50)] + [b"data: [DONE]\n\n"]
 LARGE = b"x" * 3_000_000
@@ -157,3 +158,20 @@ async def test_a_certificate_that_cannot_be_used_refuses_to_start_in_one_line(
         assert await serve(config) == 1
     (record,) = caplog.records
     assert record.getMessage().startswith("cannot start: --tls-cert-path: cannot read ")
+
+
+@pytest.mark.parametrize("kind", [TraceClient, SyncTraceClient])
+async def test_the_trace_clients_trust_the_authority_they_are_given_and_no_other(
+    authority: Authority, kind: type[TraceClient | SyncTraceClient]
+):
+    async def total(client: TraceClient | SyncTraceClient) -> int:
+        if isinstance(client, SyncTraceClient):
+            return (await asyncio.to_thread(client.stats)).total_requests
+        async with client:
+            return (await client.stats()).total_requests
+
+    async with https_router(authority, enable_request_tracking=True) as app:
+        url = f"https://localhost:{app.port}"
+        assert await total(kind(url, ca_file=str(authority.cert))) == 0
+        with pytest.raises(Unreachable, match=r"(?i)certificate"):
+            await total(kind(url))
