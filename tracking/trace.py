@@ -158,9 +158,14 @@ def join_parts(row: bytes, detail: bytes) -> bytes:
 
 def rfc3339(unix_us: int) -> str:
     """Microseconds since the epoch as `2025-07-28T10:26:31.123Z`."""
-    return "%s.%03dZ" % (_whole_seconds(unix_us // 1_000_000), unix_us // 1000 % 1000)
+    return _milliseconds(unix_us // 1000)
 
 
-@lru_cache(maxsize=16)  # three times a request, and mostly of the same second
+@lru_cache(maxsize=64)  # three times a request, and mostly of a few milliseconds
+def _milliseconds(unix_ms: int) -> str:
+    return "%s.%03dZ" % (_whole_seconds(unix_ms // 1000), unix_ms % 1000)
+
+
+@lru_cache(maxsize=16)
 def _whole_seconds(unix_seconds: int) -> str:
     return "%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(unix_seconds)[:6]

@@ -107,8 +107,10 @@ class TraceWriter:
     # --- the request path -----------------------------------------------------------------------
 
     def put(self, live: LiveTrace) -> None:
-        """`live` has changed. Costs two dictionary stores; nothing is encoded or awaited."""
+        """`live` has changed. Costs two dictionary stores, once for each batch; nothing is encoded or awaited."""
         key = record_key(live.trace)
+        if self._dirty.get(key) is live:
+            return  # it will be encoded as it is then
         sent = self._sent_revision.get(key)
         if sent is not None and live.revision <= sent:
             live.revision = sent + 1  # changed without a move: the store must see it as newer

@@ -132,7 +132,8 @@ class ClientConnection(asyncio.Protocol):
         if guest is not None:
             guest[0].connection_lost(exc)
         if self._task is not None:
-            self._task.cancel()
+            # In the next turn: a task that is cancelled before its first step leaves no trace.
+            self._loop.call_soon(self._task.cancel)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -374,7 +375,7 @@ class ClientConnection(asyncio.Protocol):
         task = self._task
         self.finish()
         if task is not None:
-            task.cancel()
+            self._loop.call_soon(task.cancel)
         return task
 
     # -- what an exchange and its request call (ClientStream) ------------------------------

@@ -37,6 +37,12 @@ READING = ("GET", "HEAD")
 TRACED = ("POST", "GET", "PUT", "PATCH", "DELETE", "HEAD")
 
 
+async def refused(
+    client: ClientConnection, request: Request, error: RouterError, own: bytes
+) -> bool:
+    return refuse(client, request, error, own)
+
+
 class Dispatcher:
     """See the module."""
 
@@ -85,16 +91,16 @@ class Dispatcher:
             return None
         if not target.startswith("/"):
             target = target[target.index(path) :]
-        return self._forward(request, client, target, path, forwarded)
+        return self._begin(request, client, target, path, forwarded)
 
-    async def _forward(
+    def _begin(
         self,
         request: Request,
         client: ClientConnection,
         target: str,
         path: str,
         forwarded: Forwarded,
-    ) -> bool:
+    ) -> Coroutine[Any, Any, bool]:
         arrived = self._clock.now()
         key = uuid7(self._clock.unix_us(arrived), self._random_bits)
         headers = request.headers
@@ -105,13 +111,14 @@ class Dispatcher:
         if self._cors is not None:
             own += lines(self._cors.headers(headers.get("origin")))
         try:
-            check_path(path)
+            if not forwarded.generates:  # else it is a path that we know, letter for letter
+                check_path(path)
             self._access.check("key", headers.get("authorization"))
         except RouterError as error:
             self._count(
                 request.method, forwarded.label, error.status, error.code, arrived, identity
             )
-            return refuse(client, request, error, own)
+            return refused(client, request, error, own)
         incoming = Incoming(
             request=request,
             client=client,
@@ -131,7 +138,7 @@ class Dispatcher:
             answer_headers=own,
             arrived=arrived,
         )
-        return await Run(self._forwarding, incoming).run()
+        return Run(self._forwarding, incoming).run()
 
     # -- our own endpoints -----------------------------------------------------------------
 

@@ -130,15 +130,23 @@ class Run:
 
     async def admit(self) -> None:
         """Body, facts, and a place. Raises what `read` and the gate raise, and RequestTimeout."""
-        total = self.shared.settings.limits.total_seconds
-        if total is None:
+        shared, total = self.shared, self.shared.settings.limits.total_seconds
+        whole = self.incoming.request.whole
+        if whole or total is None:  # then reading does not wait, or may
             await self.read()
-            self.ticket = await self.shared.gate.enter()
+        if total is None:
+            self.ticket = await shared.gate.enter()
             return
+        now = shared.clock.now()
+        if whole:
+            self.ticket = shared.gate.try_enter(now)
+            if self.ticket is not None:
+                return  # as most do: no timer is set for what does not wait
         try:
-            async with asyncio.timeout(self.incoming.arrived + total - self.shared.clock.now()):
-                await self.read()
-                self.ticket = await self.shared.gate.enter()
+            async with asyncio.timeout(self.incoming.arrived + total - now):
+                if not whole:
+                    await self.read()
+                self.ticket = await shared.gate.enter()
         except TimeoutError:
             raise RequestTimeout(f"the request took longer than {total:g} s") from None
 
@@ -173,7 +181,10 @@ class Run:
     # -- attempts --------------------------------------------------------------------------
 
     async def attempts(self) -> bool:
-        """Try workers until one answers; whether the connection may stay. Raises NoWorker and the errors of the last attempt."""
+        """Try workers until one answers; whether the client's connection may stay.
+
+        Raises NoWorker and the errors of the last attempt.
+        """
         while True:
             try:
                 self.choose()

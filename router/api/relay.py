@@ -194,12 +194,9 @@ class Exchange:
         self.head = head
         self._framing = how
         self._out.append(answer)
-        for name, value in head.headers:
-            lowered = name.lower()
-            if lowered == b"content-type":
-                self.scanner.stream = value.lower().startswith(b"text/event-stream")
-            elif lowered == b"content-encoding":
-                self._readable = value.lower() == b"identity"
+        if head.content_type:
+            self.scanner.stream = head.content_type.startswith(b"text/event-stream")
+        self._readable = head.content_encoding in (b"", b"identity")
 
     def body_received(self, payload: bytes) -> None:
         assert self._framing is not None

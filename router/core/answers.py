@@ -156,18 +156,19 @@ def read_answer(answer: Answer) -> AnswerFacts:
     """The facts in one body or event."""
     facts = AnswerFacts(engine_request_id=_identifier(answer.id))
     report = EngineReport()
-    if usage := _decoded(_decode_usage, answer.usage):
+    if answer.usage and (usage := _decoded(_decode_usage, answer.usage)):
         _read_usage(usage, facts, report)
-    for choice in _decoded(_decode_choices, answer.choices) or ():
-        if report.finish_reason != ABORT:
-            report.finish_reason = _label(choice.finish_reason) or report.finish_reason
+    if answer.choices:
+        for choice in _decoded(_decode_choices, answer.choices) or ():
+            if report.finish_reason != ABORT:
+                report.finish_reason = _label(choice.finish_reason) or report.finish_reason
     if answer.kind == "response" and answer.status not in ("queued", "in_progress"):
         report.finish_reason = ABORT if answer.status == "cancelled" else _label(answer.status)
-    if meta_info := _decoded(_decode_meta_info, answer.meta_info):
+    if answer.meta_info and (meta_info := _decoded(_decode_meta_info, answer.meta_info)):
         _read_meta_info(meta_info, facts, report)
-    if metadata := _decoded(_decode_metadata, answer.metadata):
+    if answer.metadata and (metadata := _decoded(_decode_metadata, answer.metadata)):
         report.weight_version = _label(metadata.weight_version)
-    if timings := _decoded(_decode_timings, answer.timings):
+    if answer.timings and (timings := _decoded(_decode_timings, answer.timings)):
         _read_timings(timings, facts, report)
     if answer.error:
         facts.error = _message(answer.error)

@@ -93,7 +93,9 @@ def read_facts(
     """
     fields = _NO_BODY
     text_of = JSON_ROUTES.get(route)
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = content_type
+    if kind != "application/json":
+        kind = content_type.partition(";")[0].strip().lower()
     if not (kind.startswith("multipart/") or "content-encoding" in headers):
         try:
             fields = parse(body)
@@ -112,10 +114,10 @@ def read_facts(
         input_tokens=_input_tokens(fields, text),
         max_tokens=_max_tokens(fields),
         sequences=_sequences(fields),
-        engine_request_id=identifier(fields.rid),
-        session_id=identifier(headers.get("x-session-id")) or _session(fields.session_params),
+        engine_request_id=None if fields.rid is None else identifier(fields.rid),
+        session_id=_given(headers, "x-session-id") or _session(fields.session_params),
         routing_key=_routing_key(headers.get("x-smg-routing-key")),
-        target_worker=identifier(headers.get("x-smg-target-worker")),
+        target_worker=_given(headers, "x-smg-target-worker"),
     )
 
 
@@ -255,7 +257,14 @@ def identifier(value: object) -> str | None:
     return name if name is not None and name.isascii() and " " not in name else None
 
 
+def _given(headers: Mapping[str, str], name: str) -> str | None:
+    value = headers.get(name)
+    return None if value is None else identifier(value)
+
+
 def _routing_key(value: str | None) -> str | None:
+    if value is None:
+        return None
     key = _name(value, ROUTING_KEY_BYTES)
     return key if key is not None and len(key.encode()) <= ROUTING_KEY_BYTES else None
 
@@ -287,7 +296,9 @@ def _max_tokens(body: Body) -> int | None:
 def _sequences(body: Body) -> int:
     prompts = 1
     for prompt in (body.prompt, body.text):
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        if prompt is not None and (
+            isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+        ):
             prompts = len(prompt)
     if body.text is None and len(body.input_ids):
         prompts = max(1, bytes(body.input_ids).count(b"[") - 1)

@@ -58,6 +58,8 @@ USUAL_CONNECTION: Final = frozenset((b"keep-alive", b"close", b""))
 TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 AUTHORIZATION: Final = b"authorization"
 END: Final = (b"", b"")  # the empty line, when lines are joined
+NAMES_KEPT: Final = 1024  # peers name headers as they like; each peer does it always alike
+PASSES, GOES, AUTHORIZES, CONNECTS, MEASURES, CHUNKS = range(6)  # what is done with a header
 
 
 class Answer(Protocol):
@@ -89,7 +91,7 @@ class HeaderRules:
     what is no header's name, or the name of a header that is ours to write.
     """
 
-    __slots__ = ("_guarded", "_hide_urls", "_names", "_prefixes")
+    __slots__ = ("_guarded", "_hide_urls", "_in_answers", "_in_requests", "_names", "_prefixes")
 
     def __init__(
         self,
@@ -115,6 +117,38 @@ class HeaderRules:
         self._names = frozenset(names)
         self._prefixes = tuple(prefixes)
         self._guarded = guarded
+        self._in_requests: dict[bytes, int] = {}
+        self._in_answers: dict[bytes, int] = {}
+
+    def _of_request(self, name: bytes) -> int:
+        lowered = name.lower()
+        what = GOES
+        if lowered in self._names:
+            what = PASSES
+        elif lowered == AUTHORIZATION:
+            what = AUTHORIZES
+        elif lowered == b"connection":
+            what = CONNECTS
+        elif lowered.startswith(self._prefixes) and lowered not in OURS_IN_REQUESTS:
+            what = PASSES
+        if len(self._in_requests) < NAMES_KEPT:
+            self._in_requests[name] = what
+        return what
+
+    def _of_answer(self, name: bytes) -> int:
+        lowered = name.lower()
+        what = PASSES
+        if lowered == b"connection":
+            what = CONNECTS
+        elif lowered == b"transfer-encoding":
+            what = CHUNKS
+        elif lowered == b"content-length":
+            what = MEASURES
+        elif lowered in DROPPED_FROM_ANSWERS or lowered.startswith(OUR_PREFIX):
+            what = GOES
+        if len(self._in_answers) < NAMES_KEPT:
+            self._in_answers[name] = what
+        return what
 
     def request_head(
         self,
@@ -137,22 +171,24 @@ class HeaderRules:
             *worker.head_lines,
             b"X-Request-Id: " + request_id.encode(),
         ]
-        names, prefixes = self._names, self._prefixes
+        known = self._in_requests
         authorized = self._guarded or worker.api_key is not None
         named = None
         for name, value in raw_headers:
-            lowered = name.lower()
-            if lowered in names:
-                lines.append(b": ".join((name, value)))
-            elif lowered == AUTHORIZATION:
+            what = known.get(name)
+            if what is None:
+                what = self._of_request(name)
+            if what == GOES:
+                continue
+            if what == PASSES:
+                lines.append(name + b": " + value)
+            elif what == AUTHORIZES:
                 # Only one, ours before the client's: two would leave it to the worker which counts.
                 if not authorized:
-                    lines.append(b": ".join((name, value)))
+                    lines.append(name + b": " + value)
                     authorized = True
-            elif lowered == b"connection" and value.lower() not in USUAL_CONNECTION:
+            elif value.lower() not in USUAL_CONNECTION:
                 named = value if named is None else named + b"," + value
-            elif lowered.startswith(prefixes) and lowered not in OURS_IN_REQUESTS:
-                lines.append(b": ".join((name, value)))
         if named is not None:
             ours = 2 + len(worker.head_lines)
             lines[ours:] = _not_claimed(lines[ours:], named)
@@ -186,18 +222,21 @@ class HeaderRules:
         ]
         named = length = None
         chunked = False
+        known = self._in_answers
         for name, value in answer.headers:
-            lowered = name.lower()
-            if lowered in DROPPED_FROM_ANSWERS or lowered.startswith(OUR_PREFIX):
-                if lowered == b"connection" and value.lower() not in USUAL_CONNECTION:
-                    named = value if named is None else named + b"," + value
-                chunked = chunked or lowered == b"transfer-encoding"
-            elif lowered == b"content-length":
+            what = known.get(name)
+            if what is None:
+                what = self._of_answer(name)
+            if what == PASSES:
+                lines.append(name + b": " + value)
+            elif what == MEASURES:
                 if not value.isdigit() or (length is not None and length != value):
                     raise WorkerCut("the worker's answer has conflicting lengths")
                 length = value
-            else:
-                lines.append(b": ".join((name, value)))
+            elif what == CHUNKS:
+                chunked = True
+            elif what == CONNECTS and value.lower() not in USUAL_CONNECTION:
+                named = value if named is None else named + b"," + value
         if named is not None:
             lines[2:] = _not_claimed(lines[2:], named)
         if length is not None:

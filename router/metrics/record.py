@@ -271,17 +271,15 @@ class Metrics:
         status = ended.status
         route = ended.route
         model = "" if status is None else self._models.label(ended.model)
-        self.ended[
-            Ending(
-                route,
-                model,
-                ended.stream,
-                status,
-                ended.http_status,
-                ended.error_code,
-                ended.error_type,
-            )
-        ] += 1
+        kind = (
+            *(route, model, ended.stream, status),
+            *(ended.http_status, ended.error_code, ended.error_type),
+        )
+        # A plain tuple finds an equal `Ending`, and costs a fifth of making one.
+        if kind in self.ended:
+            self.ended[kind] += 1  # type: ignore[index]
+        else:
+            self.ended[Ending(*kind)] = 1
         if ended.head_seconds is not None:
             self.heads[method_label(ended.method), route].observe(ended.head_seconds)
         if status is None:

@@ -171,6 +171,7 @@ def any_index(values: Ranks, value: float, random: Random) -> int:
     """One of the indexes at which `value` stands, each with the same chance."""
     index = values.index(value)
     equals = values.count(value)
-    for _ in range(random.randrange(equals) if equals > 1 else 0):
-        index = values.index(value, index + 1)
+    if equals > 1:
+        for _ in range(int(random.random() * equals)):  # an eighth of the cost of randrange()
+            index = values.index(value, index + 1)
     return index

@@ -28,12 +28,15 @@ class AnswerHead(msgspec.Struct):
     """Status line and header fields of an answer, as they came.
 
     `content_length` is None where the length is not given up front (chunked, or until close).
+    `content_type` and `content_encoding` are in lower case, empty where not said.
     """
 
     status: int
     reason: bytes
     headers: RawHeaders
     content_length: int | None
+    content_type: bytes = b""
+    content_encoding: bytes = b""
 
 
 class AnswerReceiver(Protocol):
@@ -61,7 +64,9 @@ class UpstreamConnection(asyncio.Protocol):
         "_bodiless",
         "_chunked",
         "_complete",
+        "_content_encoding",
         "_content_length",
+        "_content_type",
         "_discard_after",
         "_head_bytes",
         "_head_complete",
@@ -104,6 +109,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._violation: str | None = None
         self._chunked = False
         self._content_length: int | None = None
+        self._content_type = self._content_encoding = b""
         self._reason = b""
         self._headers: RawHeaders = []
         self._trailers: RawHeaders = []
@@ -230,6 +236,10 @@ class UpstreamConnection(asyncio.Protocol):
         lowered = name.lower()
         if lowered == b"content-length":
             self._content_length = int(value)
+        elif lowered == b"content-type":
+            self._content_type = value.lower()
+        elif lowered == b"content-encoding":
+            self._content_encoding = value.lower()
         elif lowered == b"transfer-encoding":
             self._chunked = True
             if value.lower() != b"chunked":  # without its header the body would be gibberish
@@ -239,7 +249,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self._surplus or self._receiver is None:
             return
         status: int = self._parser.get_status_code()
-        head = AnswerHead(status, self._reason, self._headers, self._content_length)
+        head = AnswerHead(
+            status,
+            self._reason,
+            self._headers,
+            self._content_length,
+            self._content_type,
+            self._content_encoding,
+        )
         if 100 <= status < 200 and status != 101:
             self._interim = True
             self._receiver.interim_received(head)

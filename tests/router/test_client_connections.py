@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from router.api.connection import AHEAD_BYTES
+from bench.fuzz_world import MemoryTransport
+from router.api.connection import AHEAD_BYTES, ClientConnection
+from router.api.record import Recorder
 from router.app import App
 from tests.fleets import body
 from tests.raw_tcp import RawConnection
 from tests.running import InProcessWorker, running, sim_worker, until
+from tracking.lifecycle import LiveTrace
 
 OURS = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"
 
@@ -162,3 +166,21 @@ async def test_names_of_headers_reach_the_worker_as_they_were_sent(
         assert (await client.read_response()).status == 200
     (record,) = worker.sim.records.list("/generate")
     assert {"X-Correlation-ID", "content-LANGUAGE"} <= {name for name, _ in record.headers}
+
+
+async def test_a_client_that_asks_and_leaves_in_one_breath_has_its_trace(app: App):
+    ended: list[str] = []
+
+    def put(live: LiveTrace) -> None:
+        if live.terminal:
+            ended.append(live.trace.status)
+
+    app.forwarding.recorder = Recorder(put, app.clock, "r", "p")
+    loop = asyncio.get_running_loop()
+    connection = ClientConnection(app.listener, loop)
+    connection.connection_made(MemoryTransport(connection))
+    connection.data_received(theirs("gone"))
+    connection.connection_lost(None)
+    await until(lambda: ended)
+    assert ended == ["cancelled"]
+    assert app.forwarding.open_requests == 0
