@@ -13,14 +13,16 @@ import gc
 import logging
 import resource
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from random import Random
 from secrets import randbits
 from typing import Final
 
 import aiohttp
+import msgspec
 
 from router.api.abort import AbortApi
 from router.api.access import Access
@@ -59,7 +61,7 @@ from router.decision_csv import DecisionCsv
 from router.errors import RouterStopped
 from router.fleet import Fleet
 from router.learning import Learning
-from router.metrics import IndexState, Metrics, SharedState, Sources
+from router.metrics import IndexState, Metrics, SharedState, Siblings, Sources
 from router.policy_choice import chosen_policy
 from router.registry import LocalNames, Registry, RegistrySettings
 from router.roster import Roster
@@ -83,11 +85,22 @@ SWEEP_SECONDS: Final = 1.0
 LAST_WORDS_SECONDS: Final = 0.05  # for requests that are cut off to say so
 
 
+class Sockets(msgspec.Struct, frozen=True):
+    """What one of several processes was handed down; see `router.processes`."""
+
+    serving: Sequence[socket.socket]
+    metrics: Sequence[socket.socket]
+    siblings: str
+    number: int
+    ready: Callable[[], None]  # to be called when this process serves
+
+
 class App:
     """One running router. `await start()`, then `port`; `await stop()` once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, inherited: Sockets | None = None) -> None:
         self.config = config
+        self._inherited = inherited
         self.clock = Clock()
         random = Random(randbits(256))
         self.fleet = Fleet([])
@@ -112,6 +125,7 @@ class App:
                 else {}
             ),
         )
+        self.metrics_api = MetricsApi(self.metrics)
         self.gate = Gate(
             AdmissionSettings(
                 max_concurrent=config.max_concurrent_requests,
@@ -266,7 +280,7 @@ class App:
             *UiApi().routes(),
         ]
         if config.prometheus_port is None:
-            routes += MetricsApi(self.metrics).routes()
+            routes += self.metrics_api.routes()
         return Dispatcher(
             table=RouteTable(routes),
             paths=ForwardPaths(config.forward_paths),
@@ -301,7 +315,12 @@ class App:
 
     async def start(self) -> None:
         """Everything up to the open port. Raises what the parts raise: OSError, ConfigError, ..."""
-        config = self.config
+        config, inherited = self.config, self._inherited
+        if inherited is not None:
+            self.metrics_api.siblings = Siblings(
+                inherited.siblings, inherited.number, self.metrics_api.exposition.collect
+            )
+            await self.metrics_api.siblings.start()
         if self.tracker is not None:
             await self.tracker.start()
         await self.registry.add_static(worker_names(config), config.static_worker_key)
@@ -319,9 +338,15 @@ class App:
         if self.decision_csv is not None:
             self.tasks.spawn(self.decision_csv.run(), "decision CSV")
         if config.prometheus_port is not None:
-            self.metrics_listener = Listener(simple_handler(MetricsApi(self.metrics).routes()))
-            await self.metrics_listener.start(config.prometheus_host, config.prometheus_port)
-        self.port = await self.listener.start(config.host, config.port)
+            self.metrics_listener = Listener(simple_handler(self.metrics_api.routes()))
+            await self.metrics_listener.start(
+                config.prometheus_host,
+                config.prometheus_port,
+                None if inherited is None else inherited.metrics,
+            )
+        self.port = await self.listener.start(
+            config.host, config.port, None if inherited is None else inherited.serving
+        )
         ready = sum(worker.healthy for worker in self.fleet.workers)
         log.info(
             "Listening on %s port %d: %d of %d workers healthy, policy %s",
@@ -359,6 +384,8 @@ class App:
         await self.listener.close(0.0)
         if self.metrics_listener is not None:
             await self.metrics_listener.close(0.0)
+        if self.metrics_api.siblings is not None:
+            await self.metrics_api.siblings.close()
         await self.tasks.cancel()
         if self.decision_csv is not None:
             await self.decision_csv.close()
@@ -422,14 +449,14 @@ async def until(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def run(config: Config) -> int:
+def run(config: Config, inherited: Sockets | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status."""
     raise_file_limit()
     with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
-        return runner.run(serve(config))
+        return runner.run(serve(config, inherited))
 
 
-async def serve(config: Config) -> int:
+async def serve(config: Config, inherited: Sockets | None = None) -> int:
     """`run`, inside a loop that is there already."""
     stop, now = asyncio.Event(), asyncio.Event()
 
@@ -441,7 +468,9 @@ async def serve(config: Config) -> int:
         loop.add_signal_handler(number, signalled)
     app = None
     try:
-        app = await asyncio.to_thread(App, config)  # it reads files: certificates, our version
+        app = await asyncio.to_thread(
+            App, config, inherited
+        )  # it reads files: certificates, our version
         await app.start()
     except (OSError, ValueError, aiohttp.ClientError) as error:
         log.error("cannot start: %s", error)
@@ -450,6 +479,8 @@ async def serve(config: Config) -> int:
             await app.stop(now)
         return 1
     spare_the_collector()
+    if inherited is not None:
+        inherited.ready()
     await stop.wait()
     await app.stop(now)
     return 0

@@ -9,8 +9,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from router.flags import ConfigError
@@ -64,8 +64,21 @@ def serve_command(arguments: Sequence[str]) -> int:
 
 def serve(config: Config) -> int:
     """Serve with logging set up; blocks until stopped and returns the exit status."""
+    from router import processes
     from router.app import run
     from router.config import effective
+
+    with logging_of(config):
+        log.info("Settings: %s", effective(config))
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        count = processes.count_of(config)
+        return run(config) if count == 1 else processes.run(config, count)
+
+
+@contextmanager
+def logging_of(config: Config) -> Iterator[None]:
+    """Log as `config` says. Raises ConfigError."""
     from router.logs import logging_to
 
     with ExitStack() as stack:
@@ -77,10 +90,7 @@ def serve(config: Config) -> int:
         except OSError as error:
             reason = f"cannot log to {config.log_dir!r}: {error.strerror}"
             raise ConfigError(f"--log-dir: {reason}") from None
-        log.info("Settings: %s", effective(config))
-        for warning in config.warnings:
-            log.warning("%s", warning)
-        return run(config)
+        yield
 
 
 def store_command(arguments: Sequence[str]) -> int:

@@ -91,6 +91,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Annotated[
         AtLeast0, Flag(SERVER, "Most client connections at once; 0 for no limit of our own.")
     ] = 0
+    processes: Annotated[
+        AtLeast1 | Literal["auto"],
+        Flag(
+            SERVER,
+            "How many processes serve the port, each a replica of its own; auto: one for each core "
+            "we may use. Limits are divided among them.",
+        ),
+    ] = 1
 
     # -- workers
     worker_urls: Annotated[

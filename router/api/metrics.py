@@ -5,18 +5,22 @@ from __future__ import annotations
 from aiohttp import web
 
 from router.api.routing import Route
-from router.metrics import Exposition, Metrics
+from router.metrics import Exposition, Metrics, Siblings
 
 
 class MetricsApi:
     """Serves what `Metrics` counted, on the serving port or on one of its own."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._exposition = Exposition(metrics)
+        self.exposition = Exposition(metrics)
+        self.siblings: Siblings | None = None
+        """All processes of this router, where it has more than one."""
 
     def routes(self) -> list[Route]:
         return [Route("GET", "/metrics", self.scrape, "open")]
 
     async def scrape(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        body, content_type = self._exposition.render(request.headers.get("Accept"))
+        families = None if self.siblings is None else await self.siblings.families()
+        accept = request.headers.get("Accept")
+        body, content_type = self.exposition.render(accept, families)
         return web.Response(body=body, headers={"Content-Type": content_type})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -15,6 +17,7 @@ from router.api.request import Request
 from router.tasks import Tasks
 
 LEAST_TIMEOUT_SECONDS = 0.01
+BACKLOG = 4096
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Forward = Callable[[Request, ClientConnection], Coroutine[Any, Any, bool] | None]
@@ -43,22 +46,30 @@ class Listener:
         self._tasks = Tasks()
         self._handler = handler
         self.server: web.Server | None = None
-        self._sockets: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; the port listened on (also where `port` is 0). Raises OSError."""
+    async def start(
+        self, host: str, port: int, inherited: Sequence[socket.socket] | None = None
+    ) -> int:
+        """Listen; the port listened on (also where `port` is 0). Raises OSError.
+
+        With `inherited` on these sockets, which listen already.
+        """
         loop = asyncio.get_running_loop()
         self.open()
-        self._sockets = await loop.create_server(
+        listen = partial(
+            loop.create_server,
             lambda: ClientConnection(self, loop),
-            host,
-            port,
-            backlog=4096,
+            backlog=BACKLOG,
             ssl=self._tls,
             ssl_handshake_timeout=self.limits.header_read_seconds if self._tls else None,
         )
+        if inherited:
+            self._servers = [await listen(sock=sock) for sock in inherited]
+        else:
+            self._servers = [await listen(host, port)]
         self._tasks.spawn(self._check(), "slow clients")
-        bound: int = self._sockets.sockets[0].getsockname()[1]
+        bound: int = self._servers[0].sockets[0].getsockname()[1]
         return bound
 
     def open(self) -> None:
@@ -93,8 +104,8 @@ class Listener:
 
     def stop_accepting(self) -> None:
         """New connections are refused; those there are finish what they do and close."""
-        if self._sockets is not None:
-            self._sockets.close()
+        for server in self._servers:
+            server.close()
         for connection in tuple(self._open):
             connection.finish()
 

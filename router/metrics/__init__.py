@@ -9,6 +9,7 @@ from router.metrics.record import (
     Sources,
     WorkerSeries,
 )
+from router.metrics.siblings import Siblings
 
 __all__ = [
     "EndedRequest",
@@ -16,6 +17,7 @@ __all__ = [
     "IndexState",
     "Metrics",
     "SharedState",
+    "Siblings",
     "Sources",
     "WorkerSeries",
 ]

@@ -52,12 +52,35 @@ class Exposition:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def render(self, accept: str | None) -> tuple[bytes, str]:
-        """Body and content type: OpenMetrics where `accept` names it, else the text format."""
+    def render(
+        self, accept: str | None, families: Sequence[Metric] | None = None
+    ) -> tuple[bytes, str]:
+        """Body and content type: OpenMetrics where `accept` names it, else the text format.
+
+        With `families` these instead of our own.
+        """
+        registry = self._registry
+        if families is not None:
+            registry = CollectorRegistry()
+            registry.register(Collected(families))
         if accept is not None and OPENMETRICS_NAME in accept:
-            body: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
             return body, OPENMETRICS_TYPE
-        return text.generate_latest(self._registry), TEXT_TYPE
+        return text.generate_latest(registry), TEXT_TYPE
+
+    def collect(self) -> Iterable[Metric]:
+        """The families of this process alone."""
+        return self._registry.collect()
+
+
+class Collected(Collector):
+    """Families that are there already."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class MetricsCollector(Collector):

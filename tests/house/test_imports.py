@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[2]
 # Who may import whom: a module imports from its own line and the lines below it.
 LAYERS: list[set[str]] = [
     {"router"},
-    {"router.__main__", "router.launch"},
+    {"router.__main__", "router.launch", "router.replica"},
     {"router.cli"},
+    {"router.processes"},
     {"router.traces_cli"},
     {"router.tables"},
     {"router.app", "router.lab"},
