@@ -23,7 +23,7 @@ from tests.processes import free_port
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
 TARGET_CORE, LOAD_CORE = 0, 1
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 WORKERS = 2
 
 

@@ -94,6 +94,77 @@ def _sglang_router(place: Place) -> list[str]:
     return [*launch, *listen, *metrics, *workers, "--log-level", "warn"]
 
 
+def _prepare_vllm_router() -> str:
+    _venv("vllm-router", "vllm-router==0.1.17")
+    return "0.1.17"
+
+
+def _vllm_router(place: Place) -> list[str]:
+    program = str(VENVS / "vllm-router/bin/vllm-router")
+    listen = ["--host", "127.0.0.1", "--port", str(place.port)]
+    metrics = ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(place.other_port)]
+    workers = ["--worker-urls", *place.worker_urls, "--policy", "round_robin"]
+    return [program, *listen, *metrics, *workers, "--log-level", "warning"]
+
+
+def _prepare_smg() -> str:
+    _venv("smg", "smg==1.13.0")
+    return "1.13.0"
+
+
+def _smg(place: Place) -> list[str]:
+    program = str(VENVS / "smg/bin/smg")
+    listen = ["--host", "127.0.0.1", "--port", str(place.port)]
+    metrics = ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(place.other_port)]
+    workers = ["--worker-urls", *place.worker_urls, "--policy", "round_robin"]
+    return [program, "launch", *listen, *metrics, *workers, "--log-level", "warn"]
+
+
+def _prepare_litellm() -> str:
+    python = _venv("litellm", "litellm[proxy]") / "python"
+    ask = "from importlib.metadata import version; print(version('litellm'))"
+    said = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+    return said.stdout.strip()
+
+
+def _litellm(place: Place) -> list[str]:
+    models = [
+        {
+            "model_name": "mock",
+            "litellm_params": {"model": "openai/mock", "api_base": f"{url}/v1", "api_key": "none"},
+        }
+        for url in place.worker_urls
+    ]
+    config = place.directory / "litellm.json"  # YAML takes JSON
+    config.write_bytes(msgspec.json.encode({"model_list": models}))
+    listen = ["--host", "127.0.0.1", "--port", str(place.port)]
+    program = str(VENVS / "litellm/bin/litellm")
+    return [program, *listen, "--config", str(config), "--num_workers", "1", "--telemetry", "False"]
+
+
+def _prepare_haproxy() -> str:
+    program = shutil.which("haproxy")
+    if program is None:
+        raise Unavailable("haproxy is not installed")
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stdout
+    return said.split()[2]
+
+
+def _haproxy(place: Place) -> list[str]:
+    servers = "\n".join(
+        f"  server worker-{number} 127.0.0.1:{port}"
+        for number, port in enumerate(place.worker_ports)
+    )
+    config = place.directory / "haproxy.cfg"
+    config.write_text(
+        "global\n  nbthread 1\n  maxconn 8000\n"
+        "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n"
+        "  timeout server 60s\n  option http-no-delay\n  http-reuse always\n"
+        f"listen router\n  bind 127.0.0.1:{place.port} backlog 4096\n{servers}\n"
+    )
+    return ["haproxy", "-db", "-q", "-f", str(config)]
+
+
 def _prepare_nginx() -> str:
     program = shutil.which("nginx")
     if program is None:
@@ -139,5 +210,9 @@ TARGETS = (
         command=_router("--disable-request-tracking", redis=False),
     ),
     Target(name="sglang-router", prepare=_prepare_sglang_router, command=_sglang_router),
+    Target(name="vllm-router", prepare=_prepare_vllm_router, command=_vllm_router),
+    Target(name="smg", prepare=_prepare_smg, command=_smg),
+    Target(name="litellm", prepare=_prepare_litellm, command=_litellm),
     Target(name="nginx", prepare=_prepare_nginx, command=_nginx),
+    Target(name="haproxy", prepare=_prepare_haproxy, command=_haproxy),
 )
