@@ -20,12 +20,14 @@ _HASH_SHIFT: Final = 11  # 53 bits are left, which every reader of JSON keeps ex
 class Format(Protocol):
     """Makes one export: `begin`, then `page` with whole traces as JSON, then `end`.
 
-    `ascending` says that it must be given the oldest first.
+    `ascending` says that it must be given the oldest first; `left_out` counts the traces that had no
+    place in it.
     """
 
     content_type: str
     suffix: str
     ascending: bool
+    left_out: int
 
     def begin(self) -> bytes: ...
 
@@ -40,6 +42,7 @@ class Ndjson:
     content_type = "application/x-ndjson"
     suffix = "ndjson"
     ascending = False
+    left_out = 0
 
     def begin(self) -> bytes:
         return b""
@@ -62,6 +65,7 @@ class Mooncake:
     ascending = True  # times count from the first
 
     def __init__(self) -> None:
+        self.left_out = 0
         self._first_us: int | None = None
 
     def begin(self) -> bytes:
@@ -71,6 +75,7 @@ class Mooncake:
         lines = []
         for trace in map(decode_exported, traces):
             if trace.input_tokens is None or trace.output_tokens is None:
+                self.left_out += 1
                 continue
             arrived = unix_us(trace.timestamp)
             if self._first_us is None:

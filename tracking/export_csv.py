@@ -133,6 +133,7 @@ class _Table(Generic[Row]):
     content_type = "text/csv; charset=utf-8"
     suffix = "csv"
     ascending = False
+    left_out = 0
 
     def __init__(self, columns: Columns[Row], rows: Callable[[Exported], Sequence[Row]]) -> None:
         self._columns = columns

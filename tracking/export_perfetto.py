@@ -42,6 +42,7 @@ class Perfetto:
     content_type = "application/json"
     suffix = "json"
     ascending = False
+    left_out = 0
 
     def __init__(self) -> None:
         self._pids: dict[str, int] = {}

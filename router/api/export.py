@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -16,6 +17,8 @@ from router.errors import BadRequest, TracingOff
 from tracking.export import FORMATS, Format
 from tracking.query import FILTERS, TraceQuery, decode_cursor, parse_query
 from tracking.view import Page, StoreUnavailable, TraceView
+
+log = logging.getLogger("router.export")
 
 PAGE_TRACES: Final = 100
 SLICE_TRACES: Final = 20  # at a time: a millisecond of the event loop
@@ -61,6 +64,8 @@ class ExportApi:
             except StoreUnavailable as error:
                 raise Broken("the trace store went away") from error
             await write(form.end())
+            if form.left_out:
+                log.info("export as %s: %d traces have no place in it", name, form.left_out)
 
         return Streaming(
             produce,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.export import FORMATS
+from tracking.export import FORMATS, Mooncake
 from tracking.export_csv import DECISIONS, REQUESTS
 from tracking.trace import Attempt, Candidate, Decision, Trace, TraceDetail, TraceError, join_parts
 
@@ -139,8 +139,10 @@ def test_the_docs_have_every_format():
 def test_mooncake_counts_from_the_first_and_leaves_out_what_cannot_be_replayed():
     first = trace(input_tokens=600, output_tokens=5)
     later = trace(input_tokens=7, output_tokens=1, timestamp="2026-01-31T12:00:03.251Z")
-    pages = [[body(trace()), body(first, WHOLE)], [body(later)]]
-    lines = [json.loads(line) for line in exported("mooncake", *pages).splitlines()]
+    form = Mooncake()
+    text = form.page([body(trace()), body(first, WHOLE)]) + form.page([body(later)])
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert form.left_out == 1
     assert lines == [
         {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 2**53 - 1]},
         {"timestamp": 3001, "input_length": 7, "output_length": 1, "hash_ids": []},
