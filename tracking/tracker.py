@@ -39,6 +39,7 @@ log = logging.getLogger("tracking")
 
 START_SECONDS: Final = 2.0  # how long a start waits for the store
 FLUSH_SECONDS: Final = 0.4  # how long a query waits for this replica's own changes
+COMMIT_SECONDS: Final = 0.03  # by then another replica has committed what it had when we were asked
 EXAMINE_SECONDS: Final = 5.0  # between attempts to read the store's settings
 LOCAL_BUDGET: Final = 20_000  # records known here that a list looks at while the store is away
 SUM_UP_SECONDS: Final = 2.0
@@ -290,7 +291,7 @@ class Tracker:
         failure: StoreUnavailable | None = None
         try:
             self._require_store()
-            stored = await self._store.get(ids)
+            stored = await self._stored(ids)
         except StoreUnavailable as error:
             failure = error
         if stored is not None and flushed:
@@ -305,6 +306,18 @@ class Tracker:
             else:
                 found.append(None if theirs is None else theirs.body)
         return Found(found)
+
+    async def _stored(self, ids: Sequence[str]) -> list[Stored | None]:
+        """What the store has. Ids it does not know are asked for once more, a moment later: whoever
+        asks for a request that has just been answered may ask another replica than its own."""
+        stored = await self._store.get(ids)
+        missing = [place for place, one in enumerate(stored) if one is None]
+        if missing:
+            await asyncio.sleep(COMMIT_SECONDS)
+            again = await self._store.get([ids[place] for place in missing])
+            for place, one in zip(missing, again, strict=True):
+                stored[place] = one
+        return stored
 
     async def list(self, query: TraceQuery) -> Page:
         """One page, newest first. Raises StoreUnavailable if nothing at all is known here."""

@@ -47,6 +47,17 @@ async def test_what_one_replica_puts_the_other_shows_and_its_own_shows_at_once(f
     assert await a.get([]) is not None
 
 
+async def test_a_request_just_put_is_found_at_another_replica_at_the_first_asking(
+    fleet, monkeypatch
+):
+    monkeypatch.setattr("tracking.tracker.COMMIT_SECONDS", 1.0)  # however slow this machine is
+    a, b = await fleet.tracker("a"), await fleet.tracker("b")
+    a.put(live("k", request_id="mine"))
+    known, unknown = (await b.get(["mine", "nobody's"])).records
+    assert msgspec.json.decode(known)["request_id"] == "mine"
+    assert unknown is None
+
+
 async def test_the_stats_object_is_the_one_of_the_contract(fleet):
     tracker = await fleet.tracker("a", max_entries=500, ttl_seconds=60)
     tracker.put(live("k1", node="worker-0"))
