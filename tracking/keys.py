@@ -31,7 +31,7 @@ retention in force plus a slack of 120 s for clocks and for the collection of ru
     workers                set     identities (URLs) of workers changed by API    for ever
     worker:<identity>      hash    added, deleted (µs), joined, what was said     for ever; a deleted
                                                                                   one 30 days
-    workers-version        string  raised whenever a list of workers changes      for ever
+    workers-version        string  when (µs) a list of workers last changed       for ever
     workers-epoch          string  made anew where the data was lost              for ever
     nodes                  hash    URL -> "a name" or "c name" (chosen)           for ever
     total                  string  requests ever tracked                          for ever

@@ -114,3 +114,9 @@ local function row_of(record)
   local start = string.find(record, '\n', 1, true) + 1
   return string.sub(record, start, string.find(record, '\n', start, true) - 1)
 end
+
+-- The lists of workers have changed. A time, so that it is never one of before the data was lost.
+local function workers_changed(now)
+  local before = tonumber(redis.call('GET', P .. 'workers-version') or '0')
+  redis.call('SET', P .. 'workers-version', text(math.max(now, before + 1)))
+end

@@ -10,7 +10,8 @@
 -- Returns the version of the lists.
 local TOMBSTONE_SECONDS = 30 * 86400
 local identity, what = ARGV[3], ARGV[4]
-local key, now = P .. 'worker:' .. identity, text(time_us())
+local time = time_us()
+local key, now = P .. 'worker:' .. identity, text(time)
 local added, deleted, joined = unpack(redis.call('HMGET', key, 'added', 'deleted', 'joined'))
 
 local function set(...)
@@ -44,7 +45,7 @@ else
 end
 
 redis.call('SETNX', P .. 'workers-epoch', now)
-if changed then redis.call('INCR', P .. 'workers-version') end
+if changed then workers_changed(time) end
 for _, one in ipairs(redis.call('SMEMBERS', P .. 'workers')) do
   if redis.call('EXISTS', P .. 'worker:' .. one) == 0 then redis.call('SREM', P .. 'workers', one) end
 end

@@ -20,7 +20,7 @@ if math.abs(stored - schema) > 1 then return redis.error_reply('SCHEMA ' .. stor
 local me = P .. 'replica:' .. owner
 local known = redis.call('EXISTS', me)
 if (redis.call('HGET', me, 'static') or '') ~= static then
-  redis.call('INCR', P .. 'workers-version')
+  workers_changed(now)
 end
 redis.call('HSET', me, 'cap', cap, 'ttl', ttl, 'schema', schema, 'urls', urls, 'started', started,
   'static', static)
