@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, cast
 import httptools
 from aiohttp import web
 
-from router.api.guard import CLOSE, ConnectionLimits, raw_error, say_goodbye
+from router.api.guard import CLOSE, ConnectionLimits, has_left, raw_error, say_goodbye
 from router.api.guest import Guest, GuestTransport
 from router.api.relay import Exchange
 from router.api.request import RawHeaders, Request
@@ -346,9 +346,13 @@ class ClientConnection(asyncio.Protocol):
     # -- what the listener calls -----------------------------------------------------------
 
     def check(self, now: float) -> None:
-        """Close the connection when its client takes too long for what it is at."""
+        """Close the connection when its client takes too long for what it is at, or has left."""
         transport, limits = self.transport, self._host.limits
-        if self._current is not None or transport is None or transport.is_closing():
+        if transport is None or transport.is_closing():
+            return
+        if self._current is not None:
+            if self._read_paused and has_left(transport):
+                transport.abort()
             return
         if self._since is None:
             self._since = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from http import HTTPStatus
 from typing import Final
 
@@ -15,6 +16,7 @@ log = logging.getLogger("router.connections")
 
 CLOSE: Final = b"Connection: close\r\n"
 GOODBYE_SECONDS: Final = 1.0  # for a client that is refused to read why
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8  # include/net/tcp_states.h
 RELIEF: Final = 0.9  # share of the limit below which it is said to be over
 
 
@@ -88,3 +90,15 @@ class Room:
         if self._full and self._taken <= self._limit * RELIEF:
             self._full = False
             log.info("%d client connections: more are taken again", self._taken)
+
+
+def has_left(transport: asyncio.Transport) -> bool:
+    """Has the other side closed a connection that is not being read, so that nobody would tell?
+
+    Only Linux says so; elsewhere nobody has left.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state in (TCP_CLOSE, TCP_CLOSE_WAIT)
