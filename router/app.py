@@ -257,6 +257,7 @@ class App:
             self.caches,
             roster.synchronise,
             self.clock.now,
+            sees_clearly=tracker.sees_clearly,
             hurry=hurry,
             on_call=self.metrics.share_observed,
         )

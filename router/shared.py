@@ -40,8 +40,8 @@ class Sharing:
     """`exchange` is one call of the store; it raises StoreUnavailable. `now`: monotonic seconds.
 
     `synchronise(version, others)` is awaited after each: the version of the lists of workers, and
-    which other replicas there are. `hurry` is set when something should not wait.
-    `on_call(seconds, ok)` is told of each exchange.
+    which other replicas there are. `sees_clearly()`: who is not among the others is not there.
+    `hurry` is set when something should not wait. `on_call(seconds, ok)` is told of each exchange.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Sharing:
         synchronise: Synchronise,
         now: Callable[[], float],
         *,
+        sees_clearly: Callable[[], bool] = lambda: True,
         hurry: asyncio.Event | None = None,
         on_call: Callable[[float, bool], None] = lambda _seconds, _ok: None,
     ) -> None:
@@ -60,6 +61,7 @@ class Sharing:
         self._caches = caches
         self._synchronise = synchronise
         self._now = now
+        self._sees_clearly = sees_clearly
         self._hurry = hurry or asyncio.Event()
         self._on_call = on_call
         self._told: bytes | None = None
@@ -137,6 +139,10 @@ class Sharing:
                 self._since_us = 0  # ask for all of them again
                 continue
             shares[other.name] = Share((sent + received) / 2 - other.age_us / 1e6, requests)
+        if not self._sees_clearly():
+            # Who is missing may only not have come back to a store that was away, or is empty.
+            for name, share in self._shares.items():
+                shares.setdefault(name, share)
         self._shares = shares
         self._fleet.others.heard(shares, received)
         self._position, self._more = heard.position, heard.more

@@ -185,8 +185,14 @@ class Alone:
         self.caches = Caches(self.policy, PrefixNews())
         self.store = Store()
         self.now = 100.0
+        self.clear = True
         self.sharing = Sharing(
-            self.store, self.fleet, self.caches, self.no_workers, lambda: self.now
+            self.store,
+            self.fleet,
+            self.caches,
+            self.no_workers,
+            lambda: self.now,
+            sees_clearly=lambda: self.clear,
         )
 
     async def no_workers(self, version: int, others: frozenset[str]) -> None:
@@ -240,6 +246,23 @@ async def test_others_requests_fade_while_the_store_is_away(alone: Alone):
     assert loads == sorted(loads, reverse=True)
     assert (loads[0], loads[1], loads[-1]) == (10, 10, 0)
     assert 0 < loads[15] < 10
+
+
+async def test_others_are_not_gone_because_a_store_that_comes_back_has_not_seen_them_yet(
+    alone: Alone,
+):
+    others = encode_requests({alone.worker.digest: (10, 1000)})
+    alone.store.others = [OtherReplica("b", 0, others)]
+    await alone.sharing.share()
+    alone.clear, alone.store.others = False, []
+    alone.now += 1.0
+    await alone.sharing.share()
+    assert alone.worker.load == 10
+    assert alone.fleet.others.quality(alone.now) == "degraded"
+    alone.clear = True
+    await alone.sharing.share()
+    assert alone.worker.load == 0
+    assert alone.fleet.others.quality(alone.now) == "exact"
 
 
 async def test_a_replica_of_whom_nothing_is_remembered_is_asked_for_all(alone: Alone):
