@@ -9,14 +9,18 @@ wins while the line before it is short, and a free worker wins when computing th
 quicker than waiting.
 
 A worker that is overloaded by requests in flight, by the two thresholds of `cache_aware`, is left
-out: many cheap prompts would otherwise all follow one cached prefix. Of equal ones the one with
-least in flight, of these any.
+out: many cheap prompts would otherwise all follow one cached prefix.
+
+Times within 5 % of the best count as equal: estimates are no better than that, and replicas that do
+not see each other's last decisions yet would otherwise all go to the same worker. Of equal ones two
+are drawn, and the one with less in flight is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Final
 
 from router.core.facts import RequestFacts
 from router.core.prefill import PrefillRates
@@ -35,6 +39,8 @@ from router.policies.base import (
     queued_tokens,
 )
 from tracking.trace import Trace
+
+TOLERANCE: Final = 0.05  # of the least expected time: no better are the rates known
 
 
 @policy("expected_ttft")
@@ -95,9 +101,10 @@ class ExpectedTtftPolicy(Policy):
             if min(within) > shortest:
                 reason = "imbalanced"
             shortest = min(within)
-        equals = [
-            i for i, time in enumerate(times) if time == shortest and in_flight[i] <= bearable
-        ]
+        enough = shortest * (1 + TOLERANCE)
+        equals = [i for i, time in enumerate(times) if time <= enough and in_flight[i] <= bearable]
+        if len(equals) > 2:
+            equals = self._random.sample(equals, 2)
         return equals[least([in_flight[i] for i in equals], self._random)], reason
 
     def finished(self, trace: Trace, finished_at: float) -> None:

@@ -19,7 +19,7 @@ def test_a_prefix_is_followed_while_the_line_before_it_is_shorter_than_computing
     chooser = built("expected_ttft")
     home = chooser.choose(prompt(LONG), [a], 0.0)
     assert home.predicted_cached_tokens == 0
-    for queued, chosen in ((0, a), (900, a), (1100, b)):  # the prompt has 1,050 tokens
+    for queued, chosen in ((0, a), (900, a), (1200, b)):  # the prompt has 1,050 tokens
         a.own_queued_tokens = queued
         fresh = built("expected_ttft")
         fresh.choose(prompt(LONG), [a], 0.0)
@@ -75,7 +75,18 @@ def test_the_wait_for_admission_is_not_the_workers() -> None:
     assert chooser.choose(prompt(LONG), fleet(0), 0.0).columns["prefill_rate"] == [1000]
 
 
-def test_of_equal_ones_the_least_loaded_and_of_these_any() -> None:
+def test_times_that_differ_by_less_than_they_are_known_count_as_equal() -> None:
+    workers = fleet(0, 0, 0, 0)
+    chooser = built("expected_ttft")
+    for number, worker in enumerate(workers):
+        for _ in range(EVERY):
+            seconds = 1.0 + number / 100  # the last is 3 % slower than the first
+            chooser.finished(ended(worker.node_id, prefill_tokens=1000, ttft_seconds=seconds), 0.0)
+    chosen = Counter(picks(chooser, workers, [f"{i} is new" * 20 for i in range(80)]))
+    assert min(chosen[worker.node_id] for worker in workers) >= 8
+
+
+def test_of_equal_ones_the_less_loaded_of_two_is_taken() -> None:
     workers = fleet(2, 1, 1, 1)
     chosen = Counter(picks(built("expected_ttft"), workers, [f"{i} is new" for i in range(90)]))
     assert set(chosen) == {"worker-1", "worker-2", "worker-3"}
