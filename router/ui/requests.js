@@ -30,7 +30,7 @@ const FILTERS = [
   { name: "label", label: "Label", text: "text", more: true },
   { name: "request_id_prefix", label: "Id begins with", text: "text", more: true },
 ];
-const EXPORTS = [["ndjson", "NDJSON", "ndjson"], ["csv", "CSV, a row per request", "csv"], ["decisions-csv", "CSV, a row per candidate", "decisions.csv"]];
+const EXPORTS = [["ndjson", "NDJSON", "ndjson"], ["csv", "CSV, a row per request", "csv"], ["decisions-csv", "CSV, a row per candidate", "decisions.csv"], ["perfetto", "Perfetto, a timeline", "perfetto.json"], ["mooncake", "Mooncake, for replay", "jsonl"]];
 
 const tokens = (trace) =>
   trace.input_tokens === undefined && trace.output_tokens === undefined

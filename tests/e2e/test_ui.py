@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from urllib.parse import quote
 
@@ -254,6 +255,25 @@ async def test_what_clients_send_is_text_and_never_part_of_the_page(
     # All that was asked for came from this router: the page works where there is no other host.
     hosts = {url.split("/")[2] for url in page.requested if url.startswith("http")}
     assert hosts == {f"127.0.0.1:{shared.routers[1].port}"}
+
+
+async def test_what_is_filtered_can_be_exported(
+    shared: Fleet, page: Page, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("downloads")
+    await page.tell("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    for label in ("wanted", "other"):
+        headers = f"X-Trace-Label: {label}\r\n"
+        await post(shared.router, "/generate", body(), request_id=f"is-{label}", headers=headers)
+    await page.run("location.hash = '#/requests?label=wanted'")
+    await page.shows("is-wanted")
+    await page.click("text=Export")
+    await page.click("text=NDJSON")
+    async with asyncio.timeout(5):
+        while not (found := [*folder.glob("traces*.ndjson")]):
+            await asyncio.sleep(0.05)
+    lines = found[0].read_text().splitlines()
+    assert [msgspec.json.decode(line)["request_id"] for line in lines] == ["is-wanted"]
 
 
 UNNAMED = """
