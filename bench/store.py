@@ -228,6 +228,9 @@ async def reads(server: Server, records: int, times: int) -> dict[str, Figures]:
             server, page(limit="100", node_id="worker-3"), times
         ),
         "list of 100, failed, of a worker": await asked(
+            server, page(limit="100", node_id="worker-4", status="failed"), times
+        ),
+        "filters that never match, whole scan budget": await asked(
             server, page(limit="100", node_id="worker-1", status="failed"), times
         ),
         "list of 100 from half an hour ago": await asked(server, page(until=half), times),
@@ -314,7 +317,7 @@ async def trim(server: Server, records: int) -> dict[str, Figures]:
     deleting = await watched(server, delete)
     await fill(server, records)
     keys = "{%s}:r:*" % FLEET
-    at = int(time.time()) + 3
+    at = int(time.time()) + 3 + records // 10_000
     pipe = server.redis.pipeline(transaction=False)
     async for key in server.redis.scan_iter(match=keys, count=1000):
         _ = pipe.expireat(key, at)

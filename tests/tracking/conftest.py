@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -39,8 +40,9 @@ class Server:
         command = [self.program, "--port", "0", "--unixsocket", str(self.path), "--save", ""]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self.path.parent)
         for _ in range(500):
-            if self.path.exists():
-                return
+            with socket.socket(socket.AF_UNIX) as probe:
+                if self.path.exists() and probe.connect_ex(str(self.path)) == 0:
+                    return
             time.sleep(0.01)
         raise AssertionError(f"{self.program} did not start")
 
