@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -25,9 +25,9 @@ from redis.exceptions import (
 from tracking.advice import Server, examine
 from tracking.connect import Client, close, connect
 from tracking.feed import FeedEvent, FeedPage, Place, parse_place
-from tracking.filters import decode_facts
 from tracking.keys import SCHEMA, Keys, index_text
-from tracking.query import Matcher, TraceQuery, indexes_of, shape
+from tracking.paging import SCAN_BUDGET, Listed, arrived_us, read_page
+from tracking.query import TraceQuery
 from tracking.record import Record
 from tracking.tallies import Tallies
 from tracking.trace import TraceError, join_parts
@@ -36,9 +36,6 @@ from tracking.view import StoreUnavailable
 Reply = bytes | int | None | list["Reply"]
 Argument = bytes | str | int
 
-SCAN_BUDGET: Final = 10_000  # index members looked at for one page
-SCAN_CHUNK: Final = 250  # of them in one call: 1 ms of the server
-SCAN_SECONDS: Final = 1.0
 SWEEP_BATCH: Final = 100
 MOST_CALLS: Final = 16  # at once; others wait for their turn within their time
 QUERY_SECONDS: Final = 1.0  # somebody waits; a store 200 ms away needs 0.6 for the first call
@@ -76,22 +73,6 @@ class Stored(msgspec.Struct, frozen=True):
 
     arrived_us: int
     body: bytes
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """A page from the store. `next_cursor` is (arrival µs, key)."""
-
-    rows: list[bytes]
-    next_cursor: tuple[int, str] | None
-    budget_spent: bool
-
-
-class _Stretch(NamedTuple):
-    """Records in order, whole or without detail; what follows is behind `place`, if anything."""
-
-    records: list[bytes]
-    place: tuple[int, str] | None
-    looked_at: int
 
 
 class StoreStats(msgspec.Struct, frozen=True):
@@ -182,58 +163,8 @@ class TraceStore:
         return [None if record is None else _stored(record) for record in reply]
 
     async def page(self, query: TraceQuery, *, scan_budget: int = SCAN_BUDGET) -> Listed:
-        """One page. It ends where it is full, where nothing follows, or early when `scan_budget`
-        index members, or a second, were spent on it; the rest is behind its cursor."""
-        passes = Matcher(query, narrowed=True)
-        with_detail = query.wants_detail or passes.needs_detail
-        end = asyncio.get_running_loop().time() + SCAN_SECONDS
-        rows: list[bytes] = []
-        last: tuple[int, str] | None = None
-        place, looked = query.cursor, 0
-        while True:
-            # One more than is missing tells whether another page follows.
-            enough = query.limit - len(rows) + 1 if passes.passes_all else SCAN_CHUNK
-            most = min(enough, SCAN_CHUNK, scan_budget - looked)
-            found = await self._stretch(query, place, most, with_detail=with_detail)
-            for record in found.records:
-                meta, row, detail = record.split(b"\n", 2)
-                if not passes(row, detail):
-                    continue
-                if len(rows) == query.limit:
-                    return Listed(rows, last, False)
-                rows.append(shape(query, row, detail))
-                if len(rows) == query.limit:
-                    last = (_arrived_us(meta), decode_facts(row).stored_key)
-            place, looked = found.place, looked + found.looked_at
-            if place is None or len(rows) == query.limit:
-                return Listed(rows, place, False)
-            if looked >= scan_budget or asyncio.get_running_loop().time() >= end:
-                return Listed(rows, place, True)
-
-    async def _stretch(
-        self, query: TraceQuery, place: tuple[int, str] | None, most: int, *, with_detail: bool
-    ) -> _Stretch:
-        low, high = query.since_us, query.until_us
-        score, key = place or ("", "")
-        indexes: list[Argument] = []
-        for kind, value in indexes_of(query):
-            indexes += (kind, index_text(value))
-        ended, looked_at, last_score, last_key, records = cast(
-            tuple[int, int, bytes, bytes, list[bytes]],
-            await self._call(
-                "list",
-                query.order,
-                "" if low is None else low,
-                "" if high is None else high,
-                score,
-                key,
-                most,
-                int(with_detail),
-                *indexes,
-            ),
-        )
-        place = None if ended else (int(last_score), last_key.decode())
-        return _Stretch(records, place, looked_at)
+        """One page: see `paging.read_page`."""
+        return await read_page(self._call, query, scan_budget)
 
     async def feed(self, after: Place | None, limit: int) -> FeedPage:
         """At most `limit` events of the feed behind a place, fewer if they are large; with None only its tip. Where the tip is
@@ -438,11 +369,7 @@ class _Script:
 
 def _stored(record: bytes) -> Stored:
     meta, row, detail = record.split(b"\n", 2)
-    return Stored(_arrived_us(meta), join_parts(row, detail))
-
-
-def _arrived_us(meta: bytes) -> int:
-    return int(meta.split(b"\t", 2)[1])
+    return Stored(arrived_us(meta), join_parts(row, detail))
 
 
 def _counts(flat: Sequence[Reply]) -> dict[str, int]:
