@@ -81,8 +81,16 @@ def build() -> None:
         subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
 
 
-def measure(target: Target, case: Case, seconds: float) -> Measurement:
-    """Run `case` through `target` for `seconds` after its warm-up. Raises RigError."""
+def measure(
+    target: Target,
+    case: Case,
+    seconds: float,
+    loaded: Callable[[Pinned], None] | None = None,
+) -> Measurement:
+    """Run `case` through `target` for `seconds` after its warm-up. Raises RigError.
+
+    `loaded` is called with the target's process when the warm-up begins.
+    """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         stock, request_bytes = requests(case)
@@ -120,7 +128,10 @@ def measure(target: Target, case: Case, seconds: float) -> Measurement:
         times = [str(case.warmup_seconds), str(seconds), str(case.stagger_ms)]
         command = [str(BUILD / "load"), str(case.connections), *times]
         command += [str(directory / "requests"), str(request_bytes), *map(str, ports)]
-        return _run(start("load", LOAD_CORE, command), case, seconds, router, redis)
+        generator = start("load", LOAD_CORE, command)
+        if loaded is not None and router is not None:
+            loaded(router)
+        return _run(generator, case, seconds, router, redis)
 
 
 def _run(

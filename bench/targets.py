@@ -42,7 +42,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     redis: bool = False
 
 
-def _venv(name: str, *packages: str) -> Path:
+def install(name: str, *packages: str) -> Path:
     """The bin directory of a virtual environment with `packages`. Raises Unavailable."""
     home = VENVS / name
     done = home / "installed"
@@ -81,7 +81,7 @@ def _router(*flags: str, redis: bool) -> Callable[[Place], list[str]]:
 
 
 def _prepare_sglang_router() -> str:
-    _venv("sglang-router", "sglang-router==0.3.2")
+    install("sglang-router", "sglang-router==0.3.2")
     return "0.3.2"
 
 
@@ -95,7 +95,7 @@ def _sglang_router(place: Place) -> list[str]:
 
 
 def _prepare_vllm_router() -> str:
-    _venv("vllm-router", "vllm-router==0.1.17")
+    install("vllm-router", "vllm-router==0.1.17")
     return "0.1.17"
 
 
@@ -108,7 +108,7 @@ def _vllm_router(place: Place) -> list[str]:
 
 
 def _prepare_smg() -> str:
-    _venv("smg", "smg==1.13.0")
+    install("smg", "smg==1.13.0")
     return "1.13.0"
 
 
@@ -121,7 +121,7 @@ def _smg(place: Place) -> list[str]:
 
 
 def _prepare_litellm() -> str:
-    python = _venv("litellm", "litellm[proxy]") / "python"
+    python = install("litellm", "litellm[proxy]") / "python"
     ask = "from importlib.metadata import version; print(version('litellm'))"
     said = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
     return said.stdout.strip()

@@ -1,0 +1,138 @@
+"""What a forwarded request costs in Python alone: a whole router in memory, without sockets.
+
+    python -m bench.cost [--traced] [--requests 20000] [--profile]
+
+Prints CPU microseconds per JSON request of 1 KB, the best of several rounds with 64 connections. The
+transports are stubs, so the kernel's part (four system calls a request) is not in it; what the trace
+writer does is, with --traced, up to the bytes that would be sent to Redis. --profile lists the calls
+instead, by cProfile, which makes small functions look larger than they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import gc
+import pstats
+import time
+from collections.abc import Sequence
+from random import Random
+
+import uvloop
+
+from bench import fuzz_world
+from bench.cases import CASES, REQUEST_VARIANTS, requests
+from bench.fuzz_world import Client, MemoryTransport, World
+from router.api.record import Recorder
+from router.app import spare_the_collector
+from router.policies import PolicyConfig, build_policy
+from tracking.health import StoreHealth
+from tracking.record import Record
+from tracking.writer import TraceWriter
+
+POLICY = "cache_aware"
+CONNECTIONS = 64
+ROUNDS = 5
+BODY = (
+    b'{"id":"chatcmpl-mock","object":"chat.completion","created":1700000000,"model":"mock",'
+    b'"choices":[{"index":0,"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":200,"completion_tokens":100,"total_tokens":300,'
+    b'"prompt_tokens_details":{"cached_tokens":64}}}' % (b"w" * 700)
+)
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+    len(BODY),
+    BODY,
+)
+
+
+class Wire(fuzz_world.WorkerWire):
+    """A worker that answers in the next turn of the loop, in one piece."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        asyncio.get_running_loop().call_soon(self._connection.data_received, ANSWER)
+
+
+class Sink(MemoryTransport):
+    """A client that reads everything."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+
+class Nowhere:
+    """A store that takes every record."""
+
+    async def write(self, records: Sequence[Record]) -> int:
+        return sum(bool(record.stored()) for record in records)
+
+
+class Rig:
+    """The router, and its clients."""
+
+    def __init__(self, world: World, traced: bool) -> None:
+        self._world = world
+        app = world.app
+        app.forwarding.policy = build_policy(POLICY, PolicyConfig(), Random(1))
+        put = None
+        if traced:
+            writer = TraceWriter(Nowhere(), StoreHealth(), owner="o", now=app.clock.now)
+            put = writer.put
+            app.tasks.spawn(writer.run(), "writer")
+        app.forwarding.recorder = Recorder(put or (lambda _live: None), app.clock, "r", POLICY)
+        stock, size = requests(CASES[0])
+        self._requests = [stock[n * size : (n + 1) * size] for n in range(REQUEST_VARIANTS)]
+        self._connections = []
+        for _ in range(CONNECTIONS):
+            client = Client(world)
+            client.transport.__class__ = Sink
+            self._connections.append(client.connection)
+
+    async def run(self, count: int) -> float:
+        """CPU seconds of each of about `count` requests."""
+        app, number = self._world.app, 0
+        began = time.process_time()
+        for _ in range(count // CONNECTIONS):
+            for connection in self._connections:
+                number += 1
+                connection.data_received(self._requests[number % REQUEST_VARIANTS])
+            await asyncio.sleep(0)
+            while app.forwarding.open_requests:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return (time.process_time() - began) / number
+
+
+async def measure(count: int, *, traced: bool, profile: bool) -> None:
+    fuzz_world.WorkerWire = Wire  # type: ignore[misc]
+    with World() as world:
+        world.begin([], "silence")
+        rig = Rig(world, traced)
+        await rig.run(count // 4)
+        spare_the_collector()
+        if profile:
+            with cProfile.Profile() as calls:
+                await rig.run(count)
+            pstats.Stats(calls).sort_stats("tottime").print_stats(60)
+        else:
+            best = min([await rig.run(count) for _ in range(ROUNDS)])
+            print(f"{best * 1e6:.1f} µs a request, {'traced' if traced else 'untraced'}")
+        await world.app.tasks.cancel()
+        gc.unfreeze()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m bench.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--traced", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    asked = parser.parse_args()
+    uvloop.run(measure(asked.requests, traced=asked.traced, profile=asked.profile))
+
+
+if __name__ == "__main__":
+    main()
