@@ -131,9 +131,15 @@ def prefix_matches(
     if not depths:
         return [0.0] * len(candidates)
     size = request.text_bytes
-    parts = {depth: round(matched_bytes(depth, size) / size, 4) for depth in set(depths.values())}
-    held = {node: parts[depth] for node, depth in depths.items()}
-    return [held.get(worker.node_id, 0.0) for worker in candidates]
+    parts = {0: 0.0}  # by depth: most candidates share few, and rounding is what costs
+    matches = []
+    for worker in candidates:
+        depth = depths.get(worker.node_id, 0)
+        part = parts.get(depth)
+        if part is None:
+            part = parts[depth] = round(matched_bytes(depth, size) / size, 4)
+        matches.append(part)
+    return matches
 
 
 def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float:
