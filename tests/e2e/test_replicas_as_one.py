@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import pytest
@@ -40,6 +40,12 @@ async def all_show(running: Fleet, wanted: int, seconds: float = 5.0) -> None:
             await becomes(lambda router=router: load(router), wanted, seconds)  # type: ignore[misc]
 
 
+async def all_know(routers: Sequence[RouterProcess], number: int) -> None:
+    """Who is alone asks for others once a second."""
+    for router in routers:
+        await becomes(lambda r=router: metric(r, "trace_router_replicas"), number, 5)  # type: ignore[misc]
+
+
 async def hang(router: RouterProcess, name: str) -> RawConnection:
     """A request that stays at its worker until its client leaves."""
     client = await RawConnection.connect(router.port)
@@ -63,8 +69,7 @@ async def test_the_load_of_a_replica_is_seen_by_all_and_goes_with_it(processes: 
         for n in range(3):
             await running.reaches(f"first-{n}", {"lost"}, second, 15)
         await processes.restart(first)
-        for router in running.routers:
-            await becomes(lambda r=router: metric(r, "trace_router_replicas"), 4, 5)  # type: ignore[misc]
+        await all_know(running.routers, 4)
 
 
 @pytest.mark.timeout(60)
@@ -99,6 +104,7 @@ async def test_prompts_find_their_worker_through_any_replica_also_one_that_start
 ):
     async with fleet(processes, workers=4, replicas=3, redis=True) as running:
         assert running.redis is not None
+        await all_know(running.routers, 3)
         prompts = [f"Conversation {number}. {TEXT}" for number in range(8)]
         homes: dict[str, object] = {}
         for number, prompt in enumerate(prompts):
@@ -109,6 +115,7 @@ async def test_prompts_find_their_worker_through_any_replica_also_one_that_start
         late = await processes.start(
             RouterProcess(urls, "--drain-secs=0", redis_url=running.redis.url)
         )
+        await all_know([*running.routers, late], 4)
         for number, prompt in enumerate(prompts):
             router = (*running.routers[1:], running.routers[0], late)[number % 4]
             await post(router, "/generate", body(prompt), request_id=f"again-{number}")
