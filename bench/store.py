@@ -384,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         directory = Path(folder)
         socket = directory / "socket"
-        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "",
+        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--hz", "100",
                    "--dir", folder]  # fmt: skip
         redis = stack.enter_context(Pinned(command, LOAD_CORE, directory / "log"))
         wait(redis, socket.exists)

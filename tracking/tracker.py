@@ -39,7 +39,7 @@ log = logging.getLogger("tracking")
 
 START_SECONDS: Final = 2.0  # how long a start waits for the store
 FLUSH_SECONDS: Final = 0.4  # how long a query waits for this replica's own changes
-COMMIT_SECONDS: Final = 0.03  # by then another replica has committed what it had when we were asked
+COMMIT_SECONDS: Final = (0.012, 0.02)  # when another replica has surely committed what it had
 EXAMINE_SECONDS: Final = 5.0  # between attempts to read the store's settings
 LOCAL_BUDGET: Final = 20_000  # records known here that a list looks at while the store is away
 SUM_UP_SECONDS: Final = 2.0
@@ -308,12 +308,14 @@ class Tracker:
         return Found(found)
 
     async def _stored(self, ids: Sequence[str]) -> list[Stored | None]:
-        """What the store has. Ids it does not know are asked for once more, a moment later: whoever
-        asks for a request that has just been answered may ask another replica than its own."""
+        """What the store has. Ids it does not know are asked for again, a moment later: whoever asks
+        for a request that has just been answered may ask another replica than its own."""
         stored = await self._store.get(ids)
-        missing = [place for place, one in enumerate(stored) if one is None]
-        if missing:
-            await asyncio.sleep(COMMIT_SECONDS)
+        for pause in COMMIT_SECONDS:
+            missing = [place for place, one in enumerate(stored) if one is None]
+            if not missing:
+                break
+            await asyncio.sleep(pause)
             again = await self._store.get([ids[place] for place in missing])
             for place, one in zip(missing, again, strict=True):
                 stored[place] = one

@@ -50,7 +50,7 @@ async def test_what_one_replica_puts_the_other_shows_and_its_own_shows_at_once(f
 async def test_a_request_just_put_is_found_at_another_replica_at_the_first_asking(
     fleet, monkeypatch
 ):
-    monkeypatch.setattr("tracking.tracker.COMMIT_SECONDS", 1.0)  # however slow this machine is
+    monkeypatch.setattr("tracking.tracker.COMMIT_SECONDS", (1.0,))  # however slow this machine is
     a, b = await fleet.tracker("a"), await fleet.tracker("b")
     a.put(live("k", request_id="mine"))
     known, unknown = (await b.get(["mine", "nobody's"])).records
