@@ -139,7 +139,9 @@ def _litellm(place: Place) -> list[str]:
     config.write_bytes(msgspec.json.encode({"model_list": models}))
     listen = ["--host", "127.0.0.1", "--port", str(place.port)]
     program = str(VENVS / "litellm/bin/litellm")
-    return [program, *listen, "--config", str(config), "--num_workers", "1", "--telemetry", "False"]
+    keyless = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true"  # on loopback, for seconds
+    command = [program, *listen, "--config", str(config), "--num_workers", "1"]
+    return ["env", keyless, *command, "--telemetry", "False"]
 
 
 def _prepare_haproxy() -> str:
