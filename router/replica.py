@@ -7,7 +7,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -15,12 +17,16 @@ from router.app import Sockets, run
 from router.cli import logging_of
 from router.processes import READY, Order
 
+SLACK_SECONDS: Final = 15.0  # a stop also flushes traces, for 5 s at most
+
 
 def main() -> int:
     supervisor = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     with supervisor.makefile("rb") as told:
         order = msgspec.json.decode(told.readline(), type=Order)
-    threading.Thread(target=stop_with, args=(supervisor,), daemon=True).start()
+    config = order.config
+    longest = config.drain_secs + config.shutdown_grace_period_secs + SLACK_SECONDS
+    threading.Thread(target=stop_with, args=(supervisor, longest), daemon=True).start()
     inherited = Sockets(
         serving=[socket.socket(fileno=fd) for fd in order.sockets],
         metrics=[socket.socket(fileno=fd) for fd in order.metrics_sockets],
@@ -28,18 +34,23 @@ def main() -> int:
         number=order.number,
         ready=partial(supervisor.sendall, READY),
     )
-    with logging_of(order.config):
-        return run(order.config, inherited)
+    with logging_of(config):
+        return run(config, inherited)
 
 
-def stop_with(supervisor: socket.socket) -> None:
-    """Its end of the connection is closed when it is gone, however it went."""
+def stop_with(supervisor: socket.socket, longest_seconds: float) -> None:
+    """Its end of the connection is closed when it is gone, however it went.
+
+    Nobody is left who would end a replica that does not stop: after `longest_seconds` it is cut off.
+    """
     try:
         while supervisor.recv(1):
             pass
     except ConnectionError:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(longest_seconds)
+    os._exit(1)
 
 
 if __name__ == "__main__":
