@@ -62,8 +62,9 @@ from router.errors import RouterStopped
 from router.fleet import Fleet
 from router.learning import Learning
 from router.metrics import IndexState, Metrics, SharedState, Siblings, Sources
+from router.names import LocalNames
 from router.policy_choice import chosen_policy
-from router.registry import LocalNames, Registry, RegistrySettings
+from router.registry import Registry, RegistrySettings
 from router.roster import Roster
 from router.shared import Sharing
 from router.tasks import Tasks

@@ -18,7 +18,8 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from router.core.membership import identity, members
-from router.registry import Changes, Details, Member, Registry
+from router.member import Changes, Details, Member
+from router.registry import Registry
 from tracking.view import StoreUnavailable
 from tracking.workers import StaticList, WorkerChange, WorkerEntry, WorkerLists, restoring
 

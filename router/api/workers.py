@@ -17,7 +17,8 @@ from aiohttp import web
 from router.api.body import read_body
 from router.api.http import json_response, text_response
 from router.api.routing import Route, split_target
-from router.registry import Changes, Details, Job, Member, Registry
+from router.member import Changes, Details, Job, Member
+from router.registry import Registry
 
 BODY_BYTES: Final = 1 << 20
 UNKNOWN_MODEL: Final = "unknown"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from router.core.membership import identity
-from router.registry import Details, Tell, tell_nobody
+from router.member import Details, Tell, tell_nobody
 from router.roster import Roster
 from tracking.store import Retention, TraceStore
 from tracking.view import StoreUnavailable

@@ -1,0 +1,115 @@
+"""A worker as it is registered: what was said of it, and how far its coming and going is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Literal, Protocol
+from uuid import NAMESPACE_URL, uuid5
+
+import msgspec
+from msgspec import Meta
+
+from router.core.membership import identity
+from router.core.worker import Worker
+
+Threshold = Annotated[int, Meta(ge=1)]
+
+
+class Changes(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What may change while a worker is there; None leaves it as it is."""
+
+    priority: Annotated[int, Meta(ge=0)] | None = None
+    cost: Annotated[float, Meta(ge=0)] | None = None
+    labels: dict[str, str] | None = None
+    api_key: str | None = None
+
+
+class Details(Changes, kw_only=True):
+    """What is said of a worker when it is added."""
+
+    model_id: str | None = None
+    disable_health_check: bool | None = None
+    health_success_threshold: Threshold | None = None
+    health_failure_threshold: Threshold | None = None
+
+
+class Tell(Protocol):
+    """Hears of what was done here to a worker, to tell the others."""
+
+    def __call__(
+        self,
+        member: Member,
+        what: Literal["add", "update", "join", "retract", "delete"],
+        changes: Changes | None = None,
+    ) -> None: ...
+
+
+class Job(msgspec.Struct):
+    """What is being done with a worker. `timestamp` in seconds since the epoch."""
+
+    job_type: Literal["AddWorker", "RemoveWorker"]
+    worker_url: str
+    status: Literal["pending", "processing", "failed"]
+    timestamp: int
+    message: str | None = None
+
+
+class Member:
+    """A registered worker, and what was said of it by whoever registered it.
+
+    `url` is echoed exactly as given. `joined`: it is in the fleet. `job` is None when nothing is
+    going on and nothing has failed.
+    """
+
+    __slots__ = (
+        "cost",
+        "id",
+        "job",
+        "joined",
+        "labels",
+        "model_id",
+        "priority",
+        "settled",
+        "stop",
+        "url",
+        "worker",
+    )
+
+    def __init__(self, url: str, worker: Worker) -> None:
+        self.id = worker_id(worker.url)
+        self.url = url
+        self.worker = worker
+        self.priority = 50
+        self.cost = 1.0
+        self.labels: dict[str, str] = {}
+        self.model_id: str | None = None
+        self.joined = False
+        self.job: Job | None = None
+        self.settled = asyncio.Event()  # it has joined, or will not
+        self.stop: Callable[[], bool] | None = None  # the job's task
+
+    def take(self, changes: Changes) -> None:
+        """Raises ValueError, and then nothing is changed, for a key that cannot be in a header."""
+        if changes.api_key is not None:
+            self.worker.use_key(changes.api_key)
+        if changes.priority is not None:
+            self.priority = changes.priority
+        if changes.cost is not None:
+            self.cost = changes.cost
+        if changes.labels is not None:
+            self.labels = changes.labels
+
+
+def worker_id(url: str) -> str:
+    """The same at every replica and after every restart: it is derived from the URL. Raises
+    WorkerUrlError."""
+    return str(uuid5(NAMESPACE_URL, identity(url)))
+
+
+def tell_nobody(
+    member: Member,
+    what: Literal["add", "update", "join", "retract", "delete"],
+    changes: Changes | None = None,
+) -> None:
+    """There are no others."""
