@@ -87,8 +87,9 @@ def build_parser(own_url: str) -> argparse.ArgumentParser:
     _add_parameters(listed, [*FILTERS, "order", "detail", "fields"])
 
     stats = add("stats", run_stats, "counts, and rates and percentiles of a window")
-    for name, (help, allowed) in stats_query.PARAMETERS.items():
-        stats.add_argument(f"--{name}", metavar=_metavar(name), help=f"{help}: {allowed}")
+    for name, asked in stats_query.PARAMETERS.items():
+        help = f"{asked.help}: {asked.allowed}"
+        stats.add_argument(f"--{name}", metavar=_metavar(name), help=help)
 
     tail = add("tail", run_tail, "show requests as their status changes, until Ctrl-C")
     _add_parameters(tail, [name for name in FILTERS if not PARAMETERS[name].range])

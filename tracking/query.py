@@ -7,11 +7,7 @@ and the answers of store and router follow from it.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 
 import msgspec
@@ -31,13 +27,23 @@ from tracking.filters import (
     same_in_index,
 )
 from tracking.trace import ErrorType, Status, Trace, TraceDetail, join_parts
+from tracking.values import (
+    CURSOR,
+    FLAG,
+    HTTP_STATUS,
+    MOMENT,
+    SECONDS,
+    Schema,
+    Value,
+    characters,
+    names,
+    one_of,
+    whole,
+)
 
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 100
-_MAX_VALUE = 256
-_MAX_SCORE = 2**53  # above, a score of Redis is not exact
-_SECOND_US = 1_000_000
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_TEXT: Final = characters(256)
 
 Order = Literal["desc", "asc"]
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
@@ -54,96 +60,6 @@ class QueryError(ValueError):
         self.parameter = parameter
 
 
-# --- how texts are read: each takes the text and the time (µs), and raises ValueError --------------
-
-Parse = Callable[[str, int], object]
-
-
-def encode_cursor(arrived_us: int, key: str) -> str:
-    """The opaque form of a place in the list."""
-    return base64.urlsafe_b64encode(f"{arrived_us}:{key}".encode()).rstrip(b"=").decode()
-
-
-def decode_cursor(text: str) -> tuple[int, str]:
-    """The inverse of `encode_cursor`. Raises ValueError."""
-    try:
-        raw = base64.b64decode(
-            text + "=" * (-len(text) % 4), altchars=b"-_", validate=True
-        ).decode()
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
-    score, _, key = raw.partition(":")
-    if not (score.isascii() and score.isdecimal() and int(score) < _MAX_SCORE and key):
-        raise ValueError("not a cursor of ours")
-    return int(score), key
-
-
-def parse_age(text: str) -> int:
-    """`15m` in microseconds. Raises ValueError."""
-    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    if found is None:
-        raise ValueError("not an age")
-    return int(found[1]) * _UNITS[found[2]] * _SECOND_US
-
-
-def _moment(text: str, now_us: int) -> int:
-    if "T" not in text:
-        # Whole milliseconds, so that a link to the next page can name the same moment.
-        return max(0, (now_us - parse_age(text)) // 1000 * 1000)
-    moment = msgspec.convert(text, datetime)
-    if moment.tzinfo is None:
-        raise ValueError("without a zone")
-    return max(0, round(moment.timestamp() * _SECOND_US))
-
-
-def _limit(text: str, _now_us: int) -> int:
-    if not (re.fullmatch("[0-9]{1,4}", text) and 1 <= int(text) <= MAX_LIMIT):
-        raise ValueError
-    return int(text)
-
-
-def _text(text: str, _now_us: int) -> str:
-    if not 1 <= len(text) <= _MAX_VALUE:
-        raise ValueError
-    return text
-
-
-def _seconds(text: str, _now_us: int) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-        raise ValueError
-    return float(text)
-
-
-def _http_status(text: str, _now_us: int) -> str:
-    if not re.fullmatch("[1-5]([0-9][0-9]|xx)", text):
-        raise ValueError
-    return text
-
-
-def _flag(text: str, _now_us: int) -> bool:
-    return {"1": True, "true": True, "0": False, "false": False}[text]
-
-
-def _one_of(words: Collection[str]) -> Parse:
-    def parse(text: str, _now_us: int) -> str:
-        if text not in words:
-            raise ValueError
-        return text
-
-    return parse
-
-
-def _cursor(text: str, _now_us: int) -> tuple[int, str]:
-    return decode_cursor(text)
-
-
-def _field_names(text: str, _now_us: int) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if not set(names) <= set(FIELDS):
-        raise ValueError
-    return names
-
-
 class Parameter(msgspec.Struct, frozen=True):
     """One parameter of the list. `name` is given where it is not that of the field.
 
@@ -153,8 +69,7 @@ class Parameter(msgspec.Struct, frozen=True):
     """
 
     help: str
-    allowed: str
-    parse: Parse
+    value: Value
     bind: Callable[[Any], Test] | None = None
     name: str = ""
     range: bool = False
@@ -165,10 +80,13 @@ class Parameter(msgspec.Struct, frozen=True):
     def is_filter(self) -> bool:
         return self.bind is not None or self.range
 
+    @property
+    def allowed(self) -> str:
+        return self.value.allowed
 
-_TEXT = f"1 to {_MAX_VALUE} characters"
-_SECONDS = "seconds, such as 0.25"
-_MOMENT = "an RFC 3339 time such as 2026-01-31T12:00:00Z, or an age such as 90s, 15m, 2h, 7d"
+    @property
+    def schema(self) -> Schema:
+        return self.value.schema
 
 
 class TraceQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,121 +98,115 @@ class TraceQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     node_id: Annotated[
         str | None,
-        Parameter("served by this worker", _TEXT, _text, same_in_index("node_id"), index="node"),
+        Parameter("served by this worker", _TEXT, same_in_index("node_id"), index="node"),
     ] = None
     status: Annotated[
         str | None,
         Parameter(
-            "in this status", "one of " + ", ".join(STATUSES), _one_of(STATUSES), same("status"),
+            "in this status", one_of(STATUSES), same("status"),
             index="status",
         ),
     ] = None  # fmt: skip
     session_id: Annotated[
         str | None,
-        Parameter("of this session", _TEXT, _text, same_in_index("session_id"), index="session"),
+        Parameter("of this session", _TEXT, same_in_index("session_id"), index="session"),
     ] = None
     http_status: Annotated[
         str | None,
         Parameter(
-            "answered with this status code, or one of this class", "a code or a class such as 5xx",
-            _http_status, answered_with,
+            "answered with this status code, or one of this class", HTTP_STATUS,
+            answered_with,
         ),
     ] = None  # fmt: skip
     error_type: Annotated[
         str | None,
         Parameter(
-            "with this `error.type`", "one of " + ", ".join(ERROR_TYPES), _one_of(ERROR_TYPES),
+            "with this `error.type`", one_of(ERROR_TYPES),
             broke_with,
         ),
     ] = None  # fmt: skip
     route: Annotated[
-        str | None, Parameter("sent to this path", _TEXT, _text, same("route"))
+        str | None, Parameter("sent to this path", _TEXT, same("route"))
     ] = None  # fmt: skip
     model: Annotated[
-        str | None, Parameter("asking for this model", _TEXT, _text, same("model"))
+        str | None, Parameter("asking for this model", _TEXT, same("model"))
     ] = None  # fmt: skip
     policy: Annotated[
-        str | None, Parameter("routed by this policy", _TEXT, _text, same("routing_policy"))
+        str | None, Parameter("routed by this policy", _TEXT, same("routing_policy"))
     ] = None
     reason: Annotated[
         str | None,
         Parameter(
-            "with this `decision.reason`", _TEXT, _text,
+            "with this `decision.reason`", _TEXT,
             chosen_for,
             detail=True,
         ),
     ] = None  # fmt: skip
     router_id: Annotated[
-        str | None, Parameter("handled by this replica", _TEXT, _text, same("router_id"))
+        str | None, Parameter("handled by this replica", _TEXT, same("router_id"))
     ] = None
-    label: Annotated[
-        str | None, Parameter("with this `X-Trace-Label`", _TEXT, _text, same("label"))
-    ] = None
+    label: Annotated[str | None, Parameter("with this `X-Trace-Label`", _TEXT, same("label"))] = (
+        None
+    )
     request_id_prefix: Annotated[
         str | None,
         Parameter(
-            "whose id begins so", _TEXT, _text,
+            "whose id begins so", _TEXT,
             id_begins_with,
         ),
     ] = None  # fmt: skip
-    stream: Annotated[
-        bool | None, Parameter("streamed, or not", "0 or 1", _flag, same("stream"))
-    ] = None
+    stream: Annotated[bool | None, Parameter("streamed, or not", FLAG, same("stream"))] = None
     cache: Annotated[
         str | None,
         Parameter(
-            "by `cache_hit_rate`: above 0, 0, or null", "one of hit, miss, unknown",
-            _one_of(("hit", "miss", "unknown")), cached,
+            "by `cache_hit_rate`: above 0, 0, or null", one_of(("hit", "miss", "unknown")), cached,
         ),
     ] = None  # fmt: skip
     min_duration_seconds: Annotated[
         float | None,
-        Parameter("took at least so long", _SECONDS, _seconds, at_least("duration_seconds")),
+        Parameter("took at least so long", SECONDS, at_least("duration_seconds")),
     ] = None
     max_duration_seconds: Annotated[
-        float | None, Parameter("took at most so long", _SECONDS, _seconds, lasted_at_most)
+        float | None, Parameter("took at most so long", SECONDS, lasted_at_most)
     ] = None
     min_ttft_seconds: Annotated[
         float | None,
-        Parameter(
-            "first token after at least so long", _SECONDS, _seconds, at_least("ttft_seconds")
-        ),
+        Parameter("first token after at least so long", SECONDS, at_least("ttft_seconds")),
     ] = None
     since_us: Annotated[
-        int | None, Parameter("arrived then or later", _MOMENT, _moment, name="since", range=True)
+        int | None, Parameter("arrived then or later", MOMENT, name="since", range=True)
     ] = None
     until_us: Annotated[
-        int | None, Parameter("arrived before", _MOMENT, _moment, name="until", range=True)
+        int | None, Parameter("arrived before", MOMENT, name="until", range=True)
     ] = None
 
     limit: Annotated[
         int,
         Parameter(
-            f"traces in a page (default {DEFAULT_LIMIT})", f"an integer from 1 to {MAX_LIMIT}", _limit
+            f"traces in a page (default {DEFAULT_LIMIT})", whole(1, MAX_LIMIT)
         ),
     ] = DEFAULT_LIMIT  # fmt: skip
     order: Annotated[
         Order,
         Parameter(
-            "newest first (desc, the default) or oldest first", "desc or asc",
-            _one_of(get_args(Order)),
+            "newest first (desc, the default) or oldest first",
+            one_of(get_args(Order), "desc or asc"),
         ),
     ] = "desc"  # fmt: skip
     cursor: Annotated[
         tuple[int, str] | None,
         Parameter(
-            "where the page begins", "a cursor from a Link header",
-            _cursor,
+            "where the page begins", CURSOR,
         ),
     ] = None  # fmt: skip
     detail: Annotated[
-        bool, Parameter("with " + ", ".join(DETAIL_FIELDS), "0 or 1", _flag)
+        bool, Parameter("with " + ", ".join(DETAIL_FIELDS), FLAG)
     ] = False  # fmt: skip
     fields: Annotated[
         tuple[str, ...],
         Parameter(
-            "only these fields of each trace", "field names separated by commas: " + ", ".join(FIELDS),
-            _field_names,
+            "only these fields of each trace",
+            names(FIELDS, "field names separated by commas: " + ", ".join(FIELDS)),
         ),
     ] = ()  # fmt: skip
 
@@ -345,8 +257,8 @@ def parse_query(
         if field in values:
             raise QueryError(name, f"parameter {name!r} is given more than once")
         try:
-            values[field] = parameter.parse(text, now_us)
-        except (ValueError, KeyError):
+            values[field] = parameter.value.parse(text, now_us)
+        except ValueError:
             raise QueryError(name, f"parameter {name!r} must be {parameter.allowed}") from None
     return msgspec.convert(values, TraceQuery)
 

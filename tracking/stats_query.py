@@ -7,19 +7,32 @@ from typing import Final
 
 import msgspec
 
-from tracking.query import QueryError, parse_age
+from tracking.query import Parameter, QueryError
 from tracking.sums import KINDS, Kind
+from tracking.values import Value, names, parse_age
 
 MOST_DAYS: Final = 31
-# Name, then help and what is allowed.
+
+
+def _window(text: str, _now_us: int) -> int:
+    seconds = parse_age(text) // 1_000_000
+    if not 1 <= seconds <= MOST_DAYS * 86_400:
+        raise ValueError(text)
+    return seconds
+
+
 PARAMETERS: Final = {
-    "window": (
+    "window": Parameter(
         "adds `window`: requests of the last so long that are over",
-        f"an age such as 15m, 2h or 7d, at most {MOST_DAYS}d",
+        Value(
+            f"an age such as 15m, 2h or 7d, at most {MOST_DAYS}d",
+            _window,
+            {"type": "string", "format": "window", "example": "15m"},
+        ),
     ),
-    "by": (
+    "by": Parameter(
         "adds the same for each name; without `window` over the whole retention",
-        "one or more of node, model, policy, route, separated by commas",
+        names(KINDS, f"one or more of {', '.join(KINDS)}, separated by commas"),
     ),
 }
 
@@ -40,32 +53,23 @@ PLAIN: Final = StatsQuery()
 
 def parse_stats(params: Sequence[tuple[str, str]]) -> StatsQuery:
     """The query of a URL's parameters (decoded). Raises QueryError."""
-    window: int | None = None
-    by: tuple[Kind, ...] = ()
-    for place, (name, text) in enumerate(params):
+    given: dict[str, object] = {}
+    for name, text in params:
         if name not in PARAMETERS:
             raise QueryError(name, f"unknown parameter {name!r}; known are {', '.join(PARAMETERS)}")
-        if any(name == earlier for earlier, _ in params[:place]):
+        if name in given:
             raise QueryError(name, f"parameter {name!r} is given more than once")
+        value = PARAMETERS[name].value
         try:
-            if name == "window":
-                window = _window(text)
-            else:
-                by = _kinds(text)
+            given[name] = value.parse(text, 0)
         except ValueError:
-            raise QueryError(name, f"parameter {name!r} must be {PARAMETERS[name][1]}") from None
-    return StatsQuery(window_seconds=window, by=by)
+            raise QueryError(name, f"parameter {name!r} must be {value.allowed}") from None
+    asked = msgspec.convert(given, _Given)
+    return StatsQuery(
+        window_seconds=asked.window, by=tuple(kind for kind in KINDS if kind in asked.by)
+    )
 
 
-def _window(text: str) -> int:
-    seconds = parse_age(text) // 1_000_000
-    if not 1 <= seconds <= MOST_DAYS * 86_400:
-        raise ValueError(text)
-    return seconds
-
-
-def _kinds(text: str) -> tuple[Kind, ...]:
-    asked = text.split(",")
-    if not set(asked) <= set(KINDS):
-        raise ValueError(text)
-    return tuple(kind for kind in KINDS if kind in asked)
+class _Given(msgspec.Struct):
+    window: int | None = None
+    by: tuple[Kind, ...] = ()

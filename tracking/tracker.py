@@ -23,13 +23,14 @@ from tracking.health import StoreHealth
 from tracking.keys import index_text
 from tracking.lifecycle import LiveTrace
 from tracking.nodes import NodeNames, renaming
-from tracking.query import Matcher, TraceQuery, encode_cursor, shape
+from tracking.query import Matcher, TraceQuery, shape
 from tracking.replicas import Events, Replicas
 from tracking.sharing import Heard, Told, share
 from tracking.stats import stats_object
 from tracking.stats_query import PLAIN, StatsQuery
 from tracking.store import Beat, Retention, Stored, TraceStore
 from tracking.tail import Tail
+from tracking.values import encode_cursor
 from tracking.view import Found, Page, StoreState, StoreUnavailable
 from tracking.worker_lists import change_worker, read_workers
 from tracking.workers import WorkerChange, WorkerLists

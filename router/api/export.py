@@ -15,7 +15,8 @@ from router.api.streaming import Broken, Streaming, Write
 from router.api.traces import told
 from router.errors import BadRequest, TracingOff
 from tracking.export import FORMATS, Format
-from tracking.query import FILTERS, TraceQuery, decode_cursor, parse_query
+from tracking.query import FILTERS, TraceQuery, parse_query
+from tracking.values import decode_cursor
 from tracking.view import Page, StoreUnavailable, TraceView
 
 log = logging.getLogger("router.export")

@@ -70,6 +70,7 @@ PURE = (
     "tracking.stats_query",
     "tracking.sums",
     "tracking.trace",
+    "tracking.values",
     "tracking.workers",
 )
 IMPURE = {

@@ -35,7 +35,7 @@ def test_every_parameter_of_the_list_is_there_as_it_is_declared() -> None:
 
 def test_the_parameters_of_the_stats_are_there_as_they_are_declared() -> None:
     assert table("Stats") == [
-        [f"`{name}`", help_text, allowed] for name, (help_text, allowed) in STATS.items()
+        [f"`{name}`", parameter.help, parameter.allowed] for name, parameter in STATS.items()
     ]
 
 

@@ -19,8 +19,9 @@ from tests.raw_tcp import RawConnection
 from tests.running import Json, call, running, sim_worker
 from tests.tracking.traces import live, now_us
 from tracking.export import FORMATS
-from tracking.query import TraceQuery, encode_cursor
+from tracking.query import TraceQuery
 from tracking.stats_query import PLAIN, StatsQuery
+from tracking.values import encode_cursor
 from tracking.view import Found, Page, StoreState, StoreUnavailable
 
 

@@ -15,8 +15,9 @@ from yarl import URL
 
 from router.api.http import simple_handler
 from router.api.traces import TracesApi
-from tracking.query import TraceQuery, encode_cursor
+from tracking.query import TraceQuery
 from tracking.stats_query import PLAIN, StatsQuery
+from tracking.values import encode_cursor
 from tracking.view import Found, Page, Partial, StoreState, StoreUnavailable
 
 NOON_US = 1_767_268_800_123_456  # 2026-01-01T12:00:00.123456Z

@@ -16,13 +16,12 @@ from tracking.query import (
     Matcher,
     QueryError,
     TraceQuery,
-    decode_cursor,
-    encode_cursor,
     parse_query,
     shape,
 )
 from tracking.record import Record
 from tracking.trace import Decision, TraceError
+from tracking.values import decode_cursor, encode_cursor
 
 NOON_US = 1_767_268_800_123_456  # 2026-01-01T12:00:00.123456Z
 LONG = "x" * 257
