@@ -6,6 +6,41 @@ from collections.abc import Collection, Sequence
 
 from router.core.shared_load import SharedLoad
 from router.core.worker import Worker
+from router.policies.base import Policy
+
+
+class Group:
+    """Workers that can serve the same requests, and the policy that chooses among them.
+
+    `workers` is read at each request: it may be a list that others change.
+    """
+
+    __slots__ = ("policy", "workers")
+
+    def __init__(self, policy: Policy, workers: Sequence[Worker]) -> None:
+        self.policy = policy
+        self.workers = workers
+
+    def candidates(self, now: float, tried: Collection[Worker]) -> list[Worker]:
+        """Workers that may take a request now; tried ones only when no other is left."""
+        available = [worker for worker in self.workers if worker.ready or worker.available(now)]
+        if not tried:
+            return available
+        return [worker for worker in available if worker not in tried] or available
+
+    def others_left(self, now: float, tried: Collection[Worker]) -> bool:
+        """Is there a worker to go to that was not tried yet?"""
+        return any(worker.available(now) and worker not in tried for worker in self.workers)
+
+    def why_none(self) -> str:
+        """Why there are no candidates, for the client."""
+        if not self.workers:
+            return "No available workers: none is registered"
+        out = ", ".join(f"{worker.node_id} {why_not(worker)}" for worker in self.workers[:8])
+        return f"No available workers (all circuits open or unhealthy): {out}"
+
+    def __repr__(self) -> str:
+        return f"<Group {self.policy.name} of {len(self.workers)} workers>"
 
 
 class Fleet:
@@ -29,17 +64,6 @@ class Fleet:
     def remove(self, worker: Worker) -> None:
         self._workers.remove(worker)
 
-    def candidates(self, now: float, tried: Collection[Worker]) -> list[Worker]:
-        """Workers that may take a request now; tried ones only when no other is left."""
-        available = [worker for worker in self._workers if worker.ready or worker.available(now)]
-        if not tried:
-            return available
-        return [worker for worker in available if worker not in tried] or available
-
-    def others_left(self, now: float, tried: Collection[Worker]) -> bool:
-        """Is there a worker to go to that was not tried yet?"""
-        return any(worker.available(now) and worker not in tried for worker in self._workers)
-
     def room(self) -> int | None:
         """How many requests may run at all workers together; None where no number can be said.
 
@@ -57,13 +81,6 @@ class Fleet:
             else:
                 places += worker.in_flight
         return places if in_use else None
-
-    def why_none(self) -> str:
-        """Why there are no candidates, for the client."""
-        if not self._workers:
-            return "No available workers: none is registered"
-        out = ", ".join(f"{worker.node_id} {why_not(worker)}" for worker in self._workers[:8])
-        return f"No available workers (all circuits open or unhealthy): {out}"
 
     def named(self, target: str) -> str:
         """The worker that `X-SMG-Target-Worker` means: a place in the order of registration,

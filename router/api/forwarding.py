@@ -17,7 +17,7 @@ from router.caches import Caches
 from router.clock import Clock
 from router.core.headers import HeaderRules
 from router.core.retry import RetryBudget, RetrySettings
-from router.fleet import Fleet
+from router.fleet import Fleet, Group
 from router.metrics import Metrics
 from router.policies.base import Policy
 from router.upstream.abort import Aborter
@@ -77,6 +77,7 @@ class Forwarding:
         self.settings = settings
         self.fleet = fleet
         self.policy = policy
+        self.group = Group(policy, fleet.workers)  # where nothing narrows the choice
         self.caches = caches
         self.recorder = recorder
         self.pools = pools

@@ -79,6 +79,7 @@ class Run:
         self.body = b""
         self.facts = RequestFacts(route=incoming.path)
         self.own_rid: str | None = None  # the engine's id of this request, where we chose it
+        self.group = shared.group  # whom this request may go to
         self.ticket: Ticket | None = None
         self.worker: Worker | None = None
         self.series: WorkerSeries | None = None  # of the last worker, which may be gone by the end
@@ -207,20 +208,20 @@ class Run:
 
     def choose(self) -> None:
         """Take a worker, and its permit, and write down why. Raises NoWorker."""
-        shared = self.shared
+        shared, group = self.shared, self.group
         now = shared.clock.now()
-        candidates = shared.fleet.candidates(now, self.tried)
+        candidates = group.candidates(now, self.tried)
         if not candidates:
-            raise NoWorker(shared.fleet.why_none())
+            raise NoWorker(group.why_none())
         try:
-            choice = shared.policy.choose(self.facts, candidates, now)
+            choice = group.policy.choose(self.facts, candidates, now)
         except NoTarget as reason:
             raise NoWorker(str(reason)) from None
         worker = choice.worker
         queue_size = worker.load
         permit = worker.begin(now)
         if permit is None:  # its breaker's last probe was taken between the two questions
-            raise NoWorker(shared.fleet.why_none())
+            raise NoWorker(group.why_none())
         self.worker, self.permit = worker, permit
         self.series = series = shared.metrics.worker(worker)
         self.tried.append(worker)
@@ -228,7 +229,7 @@ class Run:
         decision = receipt(
             choice,
             candidates,
-            policy=shared.policy.name,
+            policy=group.policy.name,
             decision_seconds=seconds(shared.clock.now() - now),
             limit=None if limit is None else limit + 1,
             load_age_seconds=seconds(shared.fleet.others.age_seconds(now)),
@@ -246,7 +247,7 @@ class Run:
             predicted_hit_rate=choice.predicted_hit_rate,
             now=now,
         )
-        series.chose(shared.policy.name, choice.reason)
+        series.chose(group.policy.name, choice.reason)
         shared.metrics.decided(decision)
 
     async def attempt(self) -> Exchange:
@@ -351,7 +352,7 @@ class Run:
             failure,
             Situation(
                 attempts=len(self.tried),
-                others_left=shared.fleet.others_left(now, self.tried),
+                others_left=self.group.others_left(now, self.tried),
                 repeatable=self.incoming.generates,
                 remaining_seconds=None if total is None else self.incoming.arrived + total - now,
             ),
