@@ -12,13 +12,14 @@ from router.api.engine_metrics import merge
 from router.api.http import json_response, text_response
 from router.api.routing import Route, split_target
 from router.caches import Caches
+from router.core.engines import EngineLoad, total
 from router.core.worker import Worker
 from router.errors import RouterError, UpstreamError
 from router.fleet import Fleet
 from router.metrics import Metrics
 from router.upstream.control import Control, ControlFailed, Reply, of_each
+from router.upstream.engines import METRICS_BYTES, flush, loads_of
 
-METRICS_BYTES: Final = 16 << 20
 NOT_THERE: Final = (404, 405)
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -27,18 +28,15 @@ class NoWorkers(RouterError):
     status, code = 503, "no_workers"
 
 
-class Load(msgspec.Struct):
-    """One rank of `GET /get_load`; `num_total_tokens` is what `/v1/loads` says instead."""
+class WorkerLoad(msgspec.Struct, omit_defaults=True):
+    """One worker in `GET /get_loads`: tokens, -1 where unknown, and what its engine tells besides."""
 
-    num_tokens: int | None = None
-    num_total_tokens: int | None = None
-    num_used_tokens: int | None = None
-
-
-class Loads(msgspec.Struct):
-    """`GET /v1/loads`."""
-
-    loads: list[Load]
+    worker: str
+    load: int
+    engine: str | None = None
+    running: int | None = None
+    waiting: int | None = None
+    token_capacity: int | None = None
 
 
 class AdminApi:
@@ -79,39 +77,30 @@ class AdminApi:
         raise NoWorkers("No workers are available")
 
     async def loads(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        """Tokens at each worker; -1 for one that does not say."""
-        said = await of_each(self._fleet.workers, self._load)
-        workers = [
-            {
-                "worker": self._metrics.worker_label(worker),
-                "load": -1 if isinstance(load, ControlFailed) else load,
-            }
-            for worker, load in said
-        ]
+        """What each worker has to do, by its engine's own account."""
+        said = await of_each(self._fleet.workers, partial(loads_of, self._control))
+        workers = [self._load(worker, loads) for worker, loads in said]
         return json_response(msgspec.json.encode({"workers": workers}))
 
-    async def _load(self, worker: Worker) -> int:
-        reply = await self._control.call(worker, "GET", "/get_load")
-        try:
-            if reply.status in NOT_THERE:
-                reply = await self._control.call_good(worker, "GET", "/v1/loads")
-                ranks = msgspec.json.decode(reply.body, type=Loads).loads
-            else:
-                given = msgspec.json.decode(reply.body, type=list[Load] | Load)
-                ranks = given if isinstance(given, list) else [given]
-        except msgspec.DecodeError as error:
-            raise ControlFailed(f"its load is not understood: {error}") from None
-        known = [tokens for rank in ranks if (tokens := tokens_of(rank)) is not None]
-        if not known:
-            raise ControlFailed("it does not tell its load in tokens")
-        return sum(known)
+    def _load(self, worker: Worker, loads: list[EngineLoad] | ControlFailed) -> WorkerLoad:
+        label = self._metrics.worker_label(worker)
+        if isinstance(loads, ControlFailed):
+            return WorkerLoad(label, -1, worker.engine)
+        whole = total(loads)
+        return WorkerLoad(
+            label,
+            -1 if whole.used_tokens is None else whole.used_tokens,
+            worker.engine,
+            whole.running,
+            whole.waiting,
+            whole.token_capacity,
+        )
 
     async def flush_cache(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         """Every worker drops its prefix cache; the policy no longer counts on what was there."""
         workers = list(self._fleet.workers)
-        post = partial(self._control.call_good, method="POST", path="/flush_cache")
-        answers = await of_each(workers, post)
-        flushed = [worker for worker, answer in answers if isinstance(answer, Reply)]
+        answers = await of_each(workers, partial(flush, self._control))
+        flushed = [worker for worker, answer in answers if answer is None]
         failed = [(worker, str(a)) for worker, a in answers if isinstance(a, ControlFailed)]
         for worker in flushed:
             self._caches.lost(worker, "flushed")
@@ -149,11 +138,6 @@ class AdminApi:
         if reply.status != 200:
             raise ControlFailed(f"/metrics answered {reply.status}")
         return reply
-
-
-def tokens_of(rank: Load) -> int | None:
-    said = (rank.num_tokens, rank.num_total_tokens, rank.num_used_tokens)
-    return next((tokens for tokens in said if tokens is not None), None)
 
 
 def flush_message(flushed: int, failed: int) -> str:

@@ -22,6 +22,7 @@ from router.api.record import seconds
 from router.api.relay import ClientFacts, Exchange, Framing
 from router.api.request import Request
 from router.core.breaker import Permit, Verdict, verdict
+from router.core.engines import engine_named
 from router.core.facts import BadBody, RequestFacts, read_facts
 from router.core.outcome import answer_trouble, attempt_trouble, terminal_status, trace_error
 from router.core.retry import (
@@ -434,14 +435,14 @@ class Run:
         shared.request_log.ended(self.record.live.trace, len(self.tried))
 
     def abort(self, exchange: Exchange) -> None:
-        """Tell SGLang to give up what nobody waits for; never under an id that a client chose.
+        """Tell the engine to give up what nobody waits for; never under an id that a client chose.
 
-        It takes an id for the beginning of ids, so a client's could name others' requests too.
+        SGLang takes an id for the beginning of ids, so a client's could name others' requests too.
         """
         rid = self.own_rid
         if self.facts.engine_request_id is None:
             rid = exchange.scanner.engine_request_id
-        if rid is not None and self.tried[-1].engine == "sglang":
+        if rid is not None and engine_named(self.tried[-1].engine).aborts:
             self.shared.aborter.abort(self.tried[-1], rid)
 
     def count(

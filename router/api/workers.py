@@ -48,6 +48,8 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     metadata: dict[str, str]
     disable_health_check: bool
     draining: bool
+    engine: str | None = None
+    engine_version: str | None = None
     job_status: Job | None = None
 
 
@@ -223,6 +225,8 @@ def info(member: Member) -> WorkerInfo:
         metadata=member.labels,
         disable_health_check=not worker.health.enabled,
         draining=worker.draining,
+        engine=worker.engine,
+        engine_version=worker.engine_version,
         job_status=member.job,
     )
 

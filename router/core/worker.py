@@ -95,6 +95,7 @@ class Worker:
         "breaker",
         "digest",
         "engine",
+        "engine_version",
         "head_lines",
         "health",
         "host",
@@ -136,6 +137,7 @@ class Worker:
         self.model_id: str | None = None
         self.model_ids: tuple[str, ...] = ()
         self.engine: str | None = None
+        self.engine_version: str | None = None
         self.in_flight = 0
         self.others_in_flight = 0
         self.own_queued_tokens = 0

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 import aiohttp
 import msgspec
 
+from router.core.engines import QUESTIONS, Identity, engine_named, version
 from router.core.worker import Change, Worker
 from router.tasks import Tasks
 
@@ -35,7 +36,6 @@ MAX_BODY_BYTES: Final = 1 << 20  # SGLang's server info is 40 KB
 # A server that knows no such path is alive as far as anyone can tell; Ollama and many small servers
 # have no /health. Should it fail at its real work, its breaker opens.
 NO_SUCH_PATH: Final = frozenset((404, 405, 501))
-ENGINES: Final = {"sglang": "sglang", "vllm": "vllm", "llamacpp": "llama.cpp"}  # by owned_by
 
 
 class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,31 +44,6 @@ class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
     interval_seconds: float
     timeout_seconds: float
     endpoint: str
-
-
-class ServedModel(msgspec.Struct):
-    id: str
-    owned_by: str | None = None
-
-
-class ServedModels(msgspec.Struct):
-    """`GET /v1/models`."""
-
-    data: list[ServedModel]
-
-
-class ModelInfo(msgspec.Struct):
-    """`GET /model_info` of SGLang, `/get_model_info` in its older versions."""
-
-    served_model_name: str | None = None
-    model_path: str | None = None
-
-
-class Identity(NamedTuple):
-    """What a worker serves. `names` are those that clients may ask for, the first is the main one."""
-
-    names: tuple[str, ...]
-    engine: str | None
 
 
 class Watched:
@@ -209,26 +184,43 @@ class Prober:
         return False
 
     async def _learn(self, worker: Worker) -> bool:
-        """Put on the worker what it says it serves; False when it did not answer."""
-        identity = None
+        """Put on the worker what it says it is; False when it did not answer."""
         try:
-            for path, read in QUESTIONS:
-                answer = await self._get(worker, path)
-                if answer.status == 200 and (identity := read(answer)) is not None:
-                    break
+            identity = await self._identity(worker)
+            version = None if identity is None else await self._version(worker, identity.engine)
         except (aiohttp.ClientError, OSError):  # TimeoutError is one of the latter
             return False
-        if identity is not None and (worker.model_ids, worker.engine) != identity:
+        if identity is None:
+            return True
+        known = (worker.model_ids, worker.engine, worker.engine_version)
+        if known != (*identity, version):
             worker.model_ids, worker.engine = identity
             worker.model_id = identity.names[0]
+            worker.engine_version = version
+            told = " ".join(part for part in (identity.engine, version) if part is not None)
             log.info(
                 "worker %s (%s) serves %s%s",
                 worker.node_id,
                 worker.url,
                 ", ".join(identity.names[:8]),
-                "" if identity.engine is None else f" ({identity.engine})",
+                f" ({told})" if told else "",
             )
         return True
+
+    async def _identity(self, worker: Worker) -> Identity | None:
+        for path, read in QUESTIONS:
+            answer = await self._get(worker, path)
+            identity = read(answer.body, answer.server) if answer.status == 200 else None
+            if identity is not None:
+                return identity
+        return None
+
+    async def _version(self, worker: Worker, engine: str | None) -> str | None:
+        for path in engine_named(engine).version_paths:
+            answer = await self._get(worker, path)
+            if answer.status == 200:
+                return version(answer.body)
+        return None
 
     async def _get(self, worker: Worker, path: str) -> Reply:
         assert self._session is not None
@@ -255,35 +247,3 @@ class Reply(NamedTuple):
     status: int
     body: bytes
     server: str
-
-
-def served_models(reply: Reply) -> Identity | None:
-    """From `/v1/models`: the names under which clients may ask."""
-    try:
-        models = msgspec.json.decode(reply.body, type=ServedModels).data
-    except msgspec.DecodeError:
-        return None
-    names = tuple(model.id for model in models if model.id)
-    if not names:
-        return None
-    engine = ENGINES.get(models[0].owned_by or "")
-    return Identity(names, engine or ("llama.cpp" if "llama.cpp" in reply.server else None))
-
-
-def model_info(reply: Reply) -> Identity | None:
-    """From SGLang's model info: the name served, else the path it was loaded from."""
-    try:
-        info = msgspec.json.decode(reply.body, type=ModelInfo)
-    except msgspec.DecodeError:
-        return None
-    name = info.served_model_name or info.model_path
-    return None if not name else Identity((name,), "sglang")
-
-
-# In this order until one is answered. All engines have the first; SGLang answers it with its served
-# model name, so the others matter only to old versions and to servers that imitate a part of it.
-QUESTIONS: Final = (
-    ("/v1/models", served_models),
-    ("/model_info", model_info),
-    ("/get_model_info", model_info),
-)

@@ -72,9 +72,17 @@ async def test_loads_are_tokens_whichever_path_the_worker_knows(get_load: bool) 
     dead = f"http://127.0.0.1:{free_port()}"
     async with sim_worker(WorkerConfig(get_load=get_load)) as worker:
         async with running(worker.url, dead) as app:
+            await until(lambda: app.fleet.workers[0].engine is not None)
             answer = await call(app, "GET", "/get_loads")
+            capacity = worker.sim.config.engine.cache_blocks * worker.sim.config.engine.block_tokens
+            told: Json = {"engine": "sglang", "running": 0, "waiting": 0}
+            if not get_load:  # only the newer path tells how much there is
+                told["token_capacity"] = capacity
             assert answer.json == {
-                "workers": [{"worker": worker.url, "load": 0}, {"worker": dead, "load": -1}]
+                "workers": [
+                    {"worker": worker.url, "load": 0, **told},
+                    {"worker": dead, "load": -1},
+                ]
             }
 
 

@@ -82,6 +82,7 @@ ALLOWED_NAMES = {
     ("time", "gmtime"),  # arithmetic on a time that was passed in
     ("datetime", "datetime"),  # the type that a text is converted to
     ("datetime", "timedelta"),
+    ("prometheus_client.parser", "text_string_to_metric_families"),  # reads a text
 }
 
 

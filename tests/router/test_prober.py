@@ -256,7 +256,7 @@ async def test_with_checks_disabled_only_what_it_serves_is_asked() -> None:
         await prober.first_round(5)
         assert one.model_id == "m1"
         await asyncio.sleep(0.1)
-        assert engine.asked == ["/v1/models"]
+        assert engine.asked == ["/v1/models", "/server_info", "/get_server_info"]
 
 
 async def test_with_checks_disabled_a_worker_that_is_still_loading_is_asked_again_soon() -> None:
@@ -274,7 +274,8 @@ async def test_the_workers_own_key_is_sent() -> None:
         one = Worker(url, "worker-0", api_key="wk-1", health=Health())
         async with probing(one) as prober:
             await prober.first_round(5)
-    assert engine.keys == ["Bearer wk-1", "Bearer wk-1"]
+    assert engine.count("/v1/models") == 1
+    assert set(engine.keys) == {"Bearer wk-1"}
 
 
 @pytest.mark.parametrize(
@@ -314,6 +315,19 @@ async def test_llama_cpp_is_known_by_its_server_header() -> None:
     async with serving(engine) as url, probing(one := worker(url)) as prober:
         await prober.first_round(5)
         assert one.engine == "llama.cpp"
+
+
+async def test_the_version_is_asked_where_this_kind_of_engine_tells_it() -> None:
+    engine = Engine()
+    engine.answers["/get_server_info"] = {"version": "0.4.6"}  # an old one: no /server_info
+    async with serving(engine) as url, probing(one := worker(url)) as prober:
+        await prober.first_round(5)
+        assert (one.engine, one.engine_version) == ("sglang", "0.4.6")
+        engine.answers["/get_server_info"] = {"version": "0.5.23"}
+        one.health.probe_failed("it was replaced")
+        one.health.probe_failed("it was replaced")
+        one.health.probe_failed("it was replaced")
+        await until(lambda: one.engine_version == "0.5.23")
 
 
 async def test_an_endless_answer_is_cut() -> None:
