@@ -248,7 +248,7 @@ class App:
         roster = Roster(
             tracker,
             self.registry,
-            self.config.worker_urls,
+            listed(self.config),
             started_us=lambda: self.clock.unix_us(started),
             hurry=hurry.set,
         )
@@ -331,7 +331,7 @@ class App:
         await self.control.start()
         await self.prober.start(self.fleet.workers)
         if self.tracker is not None and self.sharing is not None:
-            await self.tracker.list_static(config.worker_urls)
+            await self.tracker.list_static(listed(config))
             await self.sharing.start()
             self.tasks.spawn(self.sharing.run(), "sharing")
         await self.prober.first_round(START_PROBE_SECONDS)
@@ -399,6 +399,11 @@ class App:
         if self.tracker is not None:
             await self.tracker.close(FLUSH_SECONDS)
         log.info("Stopped")
+
+
+def listed(config: Config) -> list[str]:
+    """The workers of the command line, as replicas tell each other."""
+    return [worker.text() for worker in config.static_workers]
 
 
 def registry_settings(config: Config) -> RegistrySettings:

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from router.core.membership import Listed
 from router.flag_types import (
     HEADERS_RULE,
     KEY_RULE,
@@ -514,6 +515,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def concurrency_limit(self) -> int | None:
         return self.max_concurrent_requests if self.max_concurrent_requests > 0 else None
+
+    @property
+    def static_workers(self) -> tuple[Listed, ...]:
+        """The workers of the command line, in the order of their names."""
+        return tuple(Listed(url) for url in self.worker_urls)
 
     @property
     def static_worker_key(self) -> str | None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from router.core.shared_load import SharedLoad
-from router.core.worker import Worker
+from router.core.worker import Role, Worker
 from router.policies.base import Policy
 
 
 class Group:
     """Workers that can serve the same requests, and the policy that chooses among them.
 
-    `workers` is read at each request: it may be a list that others change.
+    `workers` is read at each request: it may be a list that others change. `kind` says in words
+    what they are.
     """
 
-    __slots__ = ("policy", "workers")
+    __slots__ = ("kind", "policy", "workers")
 
-    def __init__(self, policy: Policy, workers: Sequence[Worker]) -> None:
+    def __init__(
+        self, policy: Policy, workers: Sequence[Worker], kind: str = "workers"
+    ) -> None:
         self.policy = policy
         self.workers = workers
+        self.kind = kind
 
     def candidates(self, now: float, tried: Collection[Worker]) -> list[Worker]:
         """Workers that may take a request now; tried ones only when no other is left."""
@@ -35,9 +39,9 @@ class Group:
     def why_none(self) -> str:
         """Why there are no candidates, for the client."""
         if not self.workers:
-            return "No available workers: none is registered"
+            return f"No available {self.kind}: none is registered"
         out = ", ".join(f"{worker.node_id} {why_not(worker)}" for worker in self.workers[:8])
-        return f"No available workers (all circuits open or unhealthy): {out}"
+        return f"No available {self.kind} (all circuits open or unhealthy): {out}"
 
     def __repr__(self) -> str:
         return f"<Group {self.policy.name} of {len(self.workers)} workers>"
@@ -46,11 +50,16 @@ class Group:
 class Fleet:
     """The registered workers, in the order they were registered.
 
-    `others` is what other replicas have there, and how old that knowledge is.
+    `roles` are those that it takes to serve a request: a worker of each. `others` is what other
+    replicas have there, and how old that knowledge is.
     """
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        self._workers = list(workers)
+    def __init__(self, workers: Sequence[Worker], roles: Sequence[Role] = ("regular",)) -> None:
+        self.roles = tuple(roles)
+        self._workers: list[Worker] = []
+        self._by_role: dict[Role, list[Worker]] = {role: [] for role in roles}
+        for worker in workers:
+            self.add(worker)
         self.others = SharedLoad()
         self.draining = False
 
@@ -58,21 +67,36 @@ class Fleet:
     def workers(self) -> Sequence[Worker]:
         return self._workers
 
+    def of(self, role: Role) -> Sequence[Worker]:
+        """Those of one role, now and later. Raises KeyError for a role that is not served here."""
+        return self._by_role[role]
+
     def add(self, worker: Worker) -> None:
+        """Raises KeyError for a role that is not served here."""
+        self._by_role[worker.role].append(worker)
         self._workers.append(worker)
 
     def remove(self, worker: Worker) -> None:
+        self._by_role[worker.role].remove(worker)
         self._workers.remove(worker)
+
+    @property
+    def serves(self) -> bool:
+        """Is there a healthy worker of each role?"""
+        return all(any(worker.healthy for worker in them) for them in self._by_role.values())
 
     def room(self) -> int | None:
         """How many requests may run at all workers together; None where no number can be said.
 
         Who runs at a worker that takes no more is counted in, as such a request is inside still.
-        Without a worker in use there is nothing to wait for: who comes is told so at once.
+        Without a worker in use there is nothing to wait for: who comes is told so at once. Prefill
+        workers have no limit: what they hold is gone from there long before it ends.
         """
         places = 0
         in_use = False
         for worker in self._workers:
+            if worker.role == "prefill":
+                continue
             if worker.max_in_flight is None:
                 return None
             if worker.in_use:

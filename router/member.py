@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from router.core.membership import identity
-from router.core.worker import Worker
+from router.core.worker import Role, Worker
 
 Threshold = Annotated[int, Meta(ge=1)]
 
@@ -29,6 +29,8 @@ class Details(Changes, kw_only=True):
     """What is said of a worker when it is added."""
 
     model_id: str | None = None
+    worker_type: Role = "regular"
+    bootstrap_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     disable_health_check: bool | None = None
     health_success_threshold: Threshold | None = None
     health_failure_threshold: Threshold | None = None

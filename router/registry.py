@@ -22,7 +22,8 @@ from router.caches import Caches
 from router.clock import Clock
 from router.core.breaker import Breaker, BreakerSettings
 from router.core.health import Health, HealthSettings
-from router.core.worker import Change, Worker, normalise_worker_url
+from router.core.membership import Listed
+from router.core.worker import Change, Role, Worker, normalise_worker_url
 from router.fleet import Fleet
 from router.member import Changes, Details, Job, Member, Tell, tell_nobody, worker_id
 from router.metrics import Metrics
@@ -93,6 +94,11 @@ class Registry:
         return self._members.get(worker_id(url))
 
     @property
+    def roles(self) -> Sequence[Role]:
+        """Of the workers that this router sends requests to; others are none of its business."""
+        return self._fleet.roles
+
+    @property
     def expected(self) -> list[Member]:
         """Those in the fleet, and those that are to join it."""
         return [m for m in self._members.values() if m.joined or not m.settled.is_set()]
@@ -100,19 +106,21 @@ class Registry:
     # -- to change -------------------------------------------------------------------------
 
     async def add_static(
-        self, named: Sequence[tuple[str, str | None]], api_key: str | None
+        self, named: Sequence[tuple[Listed, str | None]], api_key: str | None
     ) -> None:
-        """Workers of the configuration, (URL, chosen name or None): in the fleet at once.
+        """Workers of the configuration, each with its chosen name or None: in the fleet at once.
 
         Raises WorkerUrlError, and ValueError where a name is taken.
         """
-        urls = [normalise_worker_url(url) for url, _ in named]
+        urls = [normalise_worker_url(listed.url) for listed, _ in named]
         chosen = {url: name for url, (_, name) in zip(urls, named, strict=True) if name is not None}
         node_ids = await self._names.bind_nodes(urls, chosen) if urls else []
         self._static_key = api_key
         for (given, _), url, node_id in zip(named, urls, node_ids, strict=True):
-            worker = self._worker(url, node_id, Details(api_key=api_key))
-            member = Member(given, worker)
+            details = Details(
+                api_key=api_key, worker_type=given.role, bootstrap_port=given.bootstrap_port
+            )
+            member = Member(given.url, self._worker(url, node_id, details))
             self._members[member.id] = member
             self._join(member)
 
@@ -144,10 +152,13 @@ class Registry:
 
     async def follow(self, url: str, details: Details, *, static: bool, joined: bool) -> None:
         """This worker exists, as another replica says. Once any of them has found it healthy it
-        is in the fleet, as those of the configuration (`static`) are.
+        is in the fleet, as those of the configuration (`static`) are; not where its role is none of
+        ours.
 
         Raises WorkerUrlError, and ValueError for a key that cannot be in a header.
         """
+        if details.worker_type not in self.roles:
+            return
         async with self._adding:
             member = self.find(url)
             if member is None or (not member.joined and member.settled.is_set()):
@@ -230,6 +241,8 @@ class Registry:
             cost=member.cost,
             labels=member.labels,
             model_id=member.model_id,
+            worker_type=member.worker.role,
+            bootstrap_port=member.worker.bootstrap_port,
             api_key=None if key == self._static_key else key,
             disable_health_check=not member.worker.health.enabled,
         )
@@ -248,7 +261,11 @@ class Registry:
                 )
             ),
             breaker=Breaker(self._settings.breaker),
-            max_in_flight=self._settings.max_in_flight,
+            max_in_flight=None
+            if details.worker_type == "prefill"
+            else self._settings.max_in_flight,
+            role=details.worker_type,
+            bootstrap_port=details.bootstrap_port,
         )
         worker.listeners.append(log_change)
         return worker

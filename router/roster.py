@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-from router.core.membership import identity, members
+from router.core.membership import identity, members, read_listed
 from router.member import Changes, Details, Member
 from router.registry import Registry
 from tracking.view import StoreUnavailable
@@ -111,11 +111,16 @@ class Roster:
         statics = [*lists.statics, own]
         wanted = members(lists.entries, statics)
         listed = members({}, statics)
-        for key, url in wanted.items():
+        for key, text in wanted.items():
             entry = lists.entries.get(key, NOTHING)
+            url, role, bootstrap_port = read_listed(text)
             try:
                 details = read_details(entry)
                 static = key in listed
+                if role != "regular":
+                    details = msgspec.structs.replace(
+                        details, worker_type=role, bootstrap_port=bootstrap_port
+                    )
                 await self._registry.follow(
                     given_url(entry) or url, details, static=static, joined=static or entry.joined
                 )

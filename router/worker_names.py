@@ -5,23 +5,25 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from router.config import Config
+from router.core.membership import Listed
 from router.core.worker import normalise_worker_url
 from router.flags import ConfigError
 
 
-def worker_names(config: Config) -> list[tuple[str, str | None]]:
-    """Each worker URL as configured, with the name asked for it, in order.
+def worker_names(config: Config) -> list[tuple[Listed, str | None]]:
+    """Each worker as configured, with the name asked for it, in order.
 
     None leaves the name to the registry (`worker-0`, `worker-1`, ...). Raises ConfigError for a
     worker given twice, two workers for one name, two workers on one port of `--port-gpu-mapping`
     (each time naming both), more `--node-ids` than workers, and the name `none`.
     """
-    urls, ids = config.worker_urls, config.node_ids
-    if len(ids) > len(urls):
-        raise ConfigError(f"--node-ids: {ids[len(urls)]!r} is one name more than workers")
+    workers, ids = config.static_workers, config.node_ids
+    if len(ids) > len(workers):
+        raise ConfigError(f"--node-ids: {ids[len(workers)]!r} is one name more than workers")
     owners: dict[str, str] = {}
-    named: list[tuple[str, str | None]] = []
-    for index, url in enumerate(urls):
+    named: list[tuple[Listed, str | None]] = []
+    for index, listed in enumerate(workers):
+        url = listed.url
         parts = urlsplit(normalise_worker_url(url))
         mapped = config.port_gpu_mapping.get(parts.port or 0)
         name = ids[index] if index < len(ids) else mapped
@@ -39,5 +41,5 @@ def worker_names(config: Config) -> list[tuple[str, str | None]]:
             if claim in owners:
                 raise ConfigError(f"{claim} is claimed by two workers, {owners[claim]} and {url}")
             owners[claim] = url
-        named.append((url, name))
+        named.append((listed, name))
     return named

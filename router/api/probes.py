@@ -24,6 +24,9 @@ class Fleet(Protocol):
     @property
     def draining(self) -> bool: ...
 
+    @property
+    def serves(self) -> bool: ...
+
 
 class Ready(msgspec.Struct, tag_field="status", tag="ready"):
     """Traces are not the service: a store that is down leaves the router ready, `degraded`."""
@@ -77,7 +80,7 @@ class ProbesApi:
             return NotReady("draining")
         workers = self._fleet.workers
         healthy = sum(worker.healthy for worker in workers)
-        if healthy == 0:
+        if not self._fleet.serves:
             return NotReady("insufficient healthy workers")
         store = self._store()
         if store is None:
@@ -87,7 +90,7 @@ class ProbesApi:
     async def health_generate(
         self, request: web.BaseRequest, params: dict[str, str]
     ) -> web.Response:
-        if any(worker.healthy for worker in self._fleet.workers):
+        if self._fleet.serves:
             return text_response("At least one router has healthy workers")
         return text_response("No routers with healthy workers available", 503)
 

@@ -6,8 +6,9 @@ Changes are accepted (202) and done behind; `GET /workers/{id}` tells how far th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Final, get_args
 from urllib.parse import parse_qs
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from aiohttp import web
 from router.api.body import read_body
 from router.api.http import json_response, text_response
 from router.api.routing import Route, split_target
+from router.core.worker import Role
 from router.member import Changes, Details, Job, Member
 from router.registry import Registry
 
@@ -28,7 +30,6 @@ class NewWorker(Details, kw_only=True):
     """`POST /workers`. Of what sglang-router knows and we do not, some is refused, see `refusal`."""
 
     url: str
-    worker_type: str = "regular"
     dp_aware: bool = False
 
 
@@ -50,6 +51,7 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     draining: bool
     engine: str | None = None
     engine_version: str | None = None
+    bootstrap_port: int | None = None
     job_status: Job | None = None
 
 
@@ -75,15 +77,12 @@ class WorkersApi:
 
     async def show_all(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         members = in_order(self._registry.members)
+        roles = Counter(member.worker.role for member in members)
         return _json(
             {
                 "workers": [info(member) for member in members],
                 "total": len(members),
-                "stats": {
-                    "prefill_count": 0,
-                    "decode_count": 0,
-                    "regular_count": len(members),
-                },
+                "stats": {f"{role}_count": roles[role] for role in get_args(Role)},
             }
         )
 
@@ -95,7 +94,7 @@ class WorkersApi:
             return text_response(f"Failed to deserialize the JSON body: {error}", 422)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return text_response(f"Failed to parse the request body as JSON: {error}", 400)
-        if (problem := refusal(new)) is not None:
+        if (problem := refusal(new, self._registry.roles)) is not None:
             return _bad(problem)
         try:
             member = await self._registry.add(new.url, details_of(new))
@@ -160,6 +159,8 @@ class WorkersApi:
             member = self._registry.find(url)
             if member is not None and member.joined and not member.worker.draining:
                 return text_response(f"Worker {url} already exists", 400)
+            if "regular" not in self._registry.roles:
+                return text_response("POST /workers takes prefill and decode workers", 400)
             key = query.get("api_key", [None])[0]
             member = await self._registry.add(url, Details(api_key=key))
         except ValueError as error:
@@ -188,10 +189,10 @@ class WorkersApi:
         return _json({"urls": [member.url for member in in_order(self._registry.members)]})
 
 
-def refusal(new: NewWorker) -> str | None:
+def refusal(new: NewWorker, roles: Collection[Role]) -> str | None:
     """What cannot be done, and would mislead if it were only ignored."""
-    if new.worker_type != "regular":
-        return f"worker_type {new.worker_type[:40]!r} is not supported, only regular"
+    if new.worker_type not in roles:
+        return f"worker_type {new.worker_type!r}: this router takes {' and '.join(roles)} workers"
     return "dp_aware is not supported" if new.dp_aware else None
 
 
@@ -218,7 +219,7 @@ def info(member: Member) -> WorkerInfo:
         model_id=member.model_id or worker.model_id or UNKNOWN_MODEL,
         priority=member.priority,
         cost=member.cost,
-        worker_type="regular",
+        worker_type=worker.role,
         is_healthy=member.joined and worker.healthy,
         load=worker.load,
         connection_mode="HTTP",
@@ -227,6 +228,7 @@ def info(member: Member) -> WorkerInfo:
         draining=worker.draining,
         engine=worker.engine,
         engine_version=worker.engine_version,
+        bootstrap_port=worker.bootstrap_port,
         job_status=member.job,
     )
 

@@ -11,9 +11,36 @@ The answer does not depend on who asks, nor on the order in which lists are read
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple, get_args
 
-from router.core.worker import WorkerUrlError, normalise_worker_url
+from router.core.worker import Role, WorkerUrlError, normalise_worker_url
 from tracking.workers import StaticList, WorkerEntry
+
+
+class Listed(NamedTuple):
+    """A worker as a configuration lists it."""
+
+    url: str
+    role: Role = "regular"
+    bootstrap_port: int | None = None
+
+    def text(self) -> str:
+        """As replicas tell each other: the URL, for other roles behind `prefill=`, `decode=`, or
+        `prefill:8998=`. Routers that know no roles take such a text for no URL, and leave it."""
+        if self.role == "regular":
+            return self.url
+        port = "" if self.bootstrap_port is None else f":{self.bootstrap_port}"
+        return f"{self.role}{port}={self.url}"
+
+
+def read_listed(text: str) -> Listed:
+    """The inverse of `Listed.text`; what it cannot read it takes for a URL."""
+    kind, equals, url = text.partition("=")
+    name, _, port = kind.partition(":")
+    for role in get_args(Role):
+        if equals and name == role and (not port or port.isdecimal()):
+            return Listed(url, role, int(port) if port else None)
+    return Listed(text)
 
 
 def identity(url: str) -> str:
@@ -22,18 +49,18 @@ def identity(url: str) -> str:
 
 
 def members(entries: Mapping[str, WorkerEntry], statics: Iterable[StaticList]) -> dict[str, str]:
-    """Identity -> URL as it was given, of every worker that exists."""
+    """Identity -> the URL as it was given, or the text of a `Listed`, of every worker there is."""
     found: dict[str, str] = {}
     for static in statics:
-        for url in static.urls:
+        for text in static.urls:
             try:
-                key = identity(url)
+                key = identity(read_listed(text).url)
             except WorkerUrlError:
                 continue  # a newer version's kind of worker
             entry = entries.get(key)
             deleted = None if entry is None else entry.deleted_us
             if deleted is None or static.started_us > deleted:
-                found[key] = min(url, found.get(key, url))
+                found[key] = min(text, found.get(key, text))
     for key, entry in entries.items():
         if entry.added_us is not None and entry.deleted_us is None:
             found.setdefault(key, key)

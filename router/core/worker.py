@@ -21,6 +21,8 @@ from router.core.health import Health, HealthSettings
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 VISIBLE: Final = re.compile(r"[!-~]+")
 
+Role = Literal["regular", "prefill", "decode"]
+
 
 class WorkerUrlError(ValueError):
     """A worker URL that cannot be used. The message says why."""
@@ -87,11 +89,14 @@ class Worker:
     replicas tell each other: it is made from the URL alone.
 
     Without `health` and `breaker` it is healthy and never tripped. `max_in_flight` is the most
-    requests this replica may have there (None: no limit).
+    requests this replica may have there (None: no limit). `role` is which part of a request it does;
+    `bootstrap_port` is where SGLang's decode workers ask a prefill worker for its cache (None: the
+    engine's usual one).
     """
 
     __slots__ = (
         "api_key",
+        "bootstrap_port",
         "breaker",
         "digest",
         "engine",
@@ -111,6 +116,7 @@ class Worker:
         "port",
         "processed",
         "ready",
+        "role",
         "tls",
         "url",
         "_draining",
@@ -125,11 +131,15 @@ class Worker:
         health: Health | None = None,
         breaker: Breaker | None = None,
         max_in_flight: int | None = None,
+        role: Role = "regular",
+        bootstrap_port: int | None = None,
     ) -> None:
         parts = _split(url)
         self.url = normalise_worker_url(url)
         self.digest = xxh3_64_intdigest(self.url.rstrip("/").encode())
         self.node_id = node_id
+        self.role = role
+        self.bootstrap_port = bootstrap_port
         self.tls = parts.scheme == "https"
         self.host = parts.hostname or ""
         self.port = parts.port or DEFAULT_PORTS[parts.scheme]

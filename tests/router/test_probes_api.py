@@ -11,6 +11,7 @@ from router.api.http import simple_handler
 from router.api.probes import ProbesApi
 from router.core.health import Health, HealthSettings
 from router.core.worker import Worker
+from router.fleet import Fleet
 from tracking.view import StoreState
 
 Probe = Callable[[str], Awaitable[tuple[int, str, str]]]
@@ -29,6 +30,10 @@ class FakeFleet:
     def __init__(self) -> None:
         self.workers = [worker(1), worker(2)]
         self.draining = False
+
+    @property
+    def serves(self) -> bool:
+        return Fleet(self.workers).serves
 
 
 @pytest.fixture

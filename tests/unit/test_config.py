@@ -10,6 +10,7 @@ import pytest
 
 from router.config import Config, effective
 from router.configure import from_arguments, from_keywords
+from router.core.membership import Listed
 from router.flag_docs import markdown
 from router.flags import ConfigError, Option, argument, options_of, variable
 from router.policies import REGISTRY, PolicyConfig
@@ -346,7 +347,7 @@ def test_a_config_made_without_sources_is_complete() -> None:
 
 
 def named(*words: str) -> list[tuple[str, str | None]]:
-    return worker_names(parse(*words))
+    return [(listed.url, name) for listed, name in worker_names(parse(*words))]
 
 
 TWO = ("--worker-urls", "http://a:30005", "http://b:30006")
@@ -364,7 +365,7 @@ def test_the_port_mapping_names_the_worker_on_the_port() -> None:
     mapping = '{"30006": "cuda:3", "30099": "cuda:9"}'
     assert named(*TWO, "--port-gpu-mapping", mapping)[1] == ("http://b:30006", "cuda:3")
     config = from_keywords({"worker_urls": ["http://b"], "port_gpu_mapping": {80: "cuda:3"}}, {})
-    assert worker_names(config) == [("http://b", "cuda:3")]
+    assert worker_names(config) == [(Listed("http://b"), "cuda:3")]
 
 
 @pytest.mark.parametrize(

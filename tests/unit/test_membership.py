@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.membership import identity, members
+from router.core.membership import Listed, identity, members, read_listed
 from tracking.workers import StaticList, WorkerEntry
 
 A, B, C = "http://a:1", "http://b:1", "http://c:1"
@@ -41,6 +41,20 @@ def test_a_deletion_holds_against_those_who_run_and_not_against_those_who_start_
 
 def test_what_a_newer_version_calls_a_worker_is_left_out():
     assert members({}, [StaticList(1, ["grpc://a:1", B])]) == {B: B}
+
+
+@given(
+    st.builds(
+        Listed,
+        st.sampled_from([A, "https://b", "http://[::1]:5"]),
+        st.sampled_from(["regular", "prefill", "decode"]),
+        st.none(),
+    )
+    | st.builds(Listed, st.just(A), st.just("prefill"), st.integers(0, 65535))
+)
+def test_a_role_survives_being_told_to_another_replica(listed):
+    assert read_listed(listed.text()) == listed
+    assert list(members({}, [StaticList(1, [listed.text()])])) == [identity(listed.url)]
 
 
 URLS = st.sampled_from([A, B, C, "http://a:1/"])
