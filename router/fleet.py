@@ -18,9 +18,7 @@ class Group:
 
     __slots__ = ("kind", "policy", "workers")
 
-    def __init__(
-        self, policy: Policy, workers: Sequence[Worker], kind: str = "workers"
-    ) -> None:
+    def __init__(self, policy: Policy, workers: Sequence[Worker], kind: str = "workers") -> None:
         self.policy = policy
         self.workers = workers
         self.kind = kind
