@@ -28,8 +28,8 @@ ERROR_TYPES = {
 class RouterError(Exception):
     """Base of all errors that reach a client as an answer."""
 
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal_error"
+    status: int = 500
+    code: str = "internal_error"
     outcome: ClassVar[ErrorType | None] = None
     blames_worker: ClassVar[bool] = False
     retry_safe: ClassVar[bool] = False
@@ -137,6 +137,27 @@ class TotalTimeout(UpstreamError):
     """The same with a worker at work."""
 
     status, code, outcome, blames_worker = 504, "request_timeout", "total_timeout", False
+
+
+class PrefillRefused(UpstreamError):
+    """The prefill worker answered with an error, so there is nothing to decode.
+
+    Status and codes are those of sglang-router: `prefill_bad_request`, `prefill_internal_error`, ...
+    """
+
+    outcome, retry_safe = "worker_status", False
+    CODES: ClassVar[dict[int, str]] = {
+        400: "prefill_bad_request",
+        404: "prefill_not_found",
+        500: "prefill_internal_error",
+        502: "prefill_bad_gateway",
+        503: "prefill_unavailable",
+    }
+
+    def __init__(self, status: int, reason: str, said: str) -> None:
+        super().__init__(f"Prefill server error ({status} {reason}): {said}")
+        self.status = status
+        self.code = self.CODES.get(status, "prefill_error")
 
 
 class ClientGone(RouterError):

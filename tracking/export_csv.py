@@ -67,6 +67,7 @@ REQUESTS: Final[Columns[Exported]] = {
     "trace_id": lambda t: t.trace_id,
     "engine_request_id": lambda t: _text(t.engine_request_id),
     "key": lambda t: t.key,
+    "prefill_node_id": lambda t: t.prefill_node_id,
 }
 
 

@@ -87,6 +87,7 @@ class Exported(msgspec.Struct):
     decision: Decision = msgspec.field(default_factory=Decision)
     trimmed: bool | None = None
     prefix_hashes: list[str] = []
+    prefill_node_id: str | None = None
 
 
 decode_exported: Final = msgspec.json.Decoder(Exported).decode

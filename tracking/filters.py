@@ -30,6 +30,7 @@ class Facts(msgspec.Struct):
     routing_policy: str = ""
     status: str = ""
     cache_hit_rate: float | None = None
+    prefill_node_id: str | None = None
     key: str = ""
     route: str | None = None
     model: str | None = None

@@ -100,6 +100,10 @@ class TraceQuery(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Parameter("served by this worker", _TEXT, same_in_index("node_id"), index="node"),
     ] = None
+    prefill_node_id: Annotated[
+        str | None,
+        Parameter("whose prefill this worker did", _TEXT, same("prefill_node_id")),
+    ] = None
     status: Annotated[
         str | None,
         Parameter(

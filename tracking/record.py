@@ -91,9 +91,12 @@ class Record:
 def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]) -> None:
     """Apply `rename` to every node name in a trace."""
     trace.node_id = rename(trace.node_id)
+    if trace.prefill_node_id is not None:
+        trace.prefill_node_id = rename(trace.prefill_node_id)
     named: list[Attempt | Candidate] = [*detail.attempts]
-    if detail.decision is not None:
-        named += detail.decision.candidates
+    for decision in (detail.decision, detail.prefill_decision):
+        if decision is not None:
+            named += decision.candidates
     for part in named:
         part.node_id = rename(part.node_id)
 

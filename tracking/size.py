@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from tracking.trace import Attempt, Trace, TraceDetail
+from tracking.trace import Attempt, Decision, Trace, TraceDetail
 
 LARGEST_RECORD: Final = 32 << 10
 LARGEST_ROW: Final = 8 << 10
@@ -43,12 +43,12 @@ def fitted(trace: Trace, detail: TraceDetail, encode: Encode) -> tuple[bytes, by
 
 def _smaller_and_smaller(detail: TraceDetail) -> Iterator[TraceDetail]:
     yield detail
-    if detail.decision is not None:
-        fewer = msgspec.structs.replace(
-            detail.decision, candidates=detail.decision.candidates[:CANDIDATES]
-        )
-        detail = msgspec.structs.replace(detail, decision=fewer)
-        yield detail
+    detail = msgspec.structs.replace(
+        detail,
+        decision=_with_few_candidates(detail.decision),
+        prefill_decision=_with_few_candidates(detail.prefill_decision),
+    )
+    yield detail
     if len(detail.attempts) > FIRST_ATTEMPTS + LAST_ATTEMPTS:
         some = detail.attempts[:FIRST_ATTEMPTS] + detail.attempts[-LAST_ATTEMPTS:]
         detail = msgspec.structs.replace(detail, attempts=some)
@@ -58,6 +58,12 @@ def _smaller_and_smaller(detail: TraceDetail) -> Iterator[TraceDetail]:
     detail = msgspec.structs.replace(detail, prefix_hashes=[])
     yield detail
     yield TraceDetail()
+
+
+def _with_few_candidates(decision: Decision | None) -> Decision | None:
+    if decision is None:
+        return None
+    return msgspec.structs.replace(decision, candidates=decision.candidates[:CANDIDATES])
 
 
 def _with_short_error(attempt: Attempt) -> Attempt:

@@ -38,6 +38,8 @@ ErrorType = Literal[
 ]
 DecisionQuality = Literal["exact", "degraded", "fallback"]
 
+Leg = Literal["prefill", "decode"]
+
 NO_NODE = "none"
 NO_WORKER_URL = "none:0"  # ends in a port: users' scripts read the part behind the last colon
 
@@ -50,7 +52,8 @@ class TraceError(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
-    """One try at one worker."""
+    """One try at one worker. `leg`: its part where prefill and decode are on separate workers;
+    both parts of one try follow each other in `attempts`."""
 
     node_id: str
     worker_url: str
@@ -58,6 +61,7 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     duration_seconds: float | None = None
     http_status: int | None = None
     error: TraceError | None = None
+    leg: Leg | None = None
 
 
 class Candidate(msgspec.Struct, omit_defaults=True):
@@ -127,6 +131,10 @@ class Trace(msgspec.Struct, omit_defaults=True, kw_only=True):
     cached_tokens: int | None = None
     predicted_cached_tokens: int | None = None
     cache_source: Literal["engine", "predicted"] | None = None
+    prefill_node_id: str | None = (
+        None  # where another worker than that of `node_id` did the prefill
+    )
+    prefill_worker_url: str | None = None
     prefill_tokens: int | None = None  # uncached input before its first token: what waited, its own
     queue_seconds: float | None = None
     ttft_seconds: float | None = None
@@ -146,6 +154,7 @@ class TraceDetail(msgspec.Struct, omit_defaults=True):
 
     attempts: list[Attempt] = []
     decision: Decision | None = None
+    prefill_decision: Decision | None = None
     prefix_hashes: list[str] = []
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from collections.abc import Collection
+from typing import Final, NamedTuple, TypeVar
 
 from router.api.connection import ClientConnection
 from router.api.forwarding import Forwarding, Incoming
@@ -49,17 +50,30 @@ from router.errors import (
     TotalTimeout,
     UpstreamError,
 )
+from router.fleet import Group
 from router.metrics import EndedRequest, WorkerSeries
-from router.policies.base import NoTarget
+from router.policies.base import Choice, NoTarget
 from router.policies.receipt import receipt
 from router.upstream.connection import AnswerHead, UpstreamConnection
 from router.upstream.pool import ConnectionPool
-from tracking.trace import Status
+from tracking.trace import Decision, Status
 
 STOPPED: Final = "the router was stopped before the answer was whole"
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
 
 log = logging.getLogger("router.requests")
+
+E = TypeVar("E", bound=Exchange)
+
+
+class Picked(NamedTuple):
+    """A choice that holds: the permit must be given back. `queue_size`: in flight there before."""
+
+    choice: Choice
+    permit: Permit
+    series: WorkerSeries
+    decision: Decision
+    queue_size: int
 
 
 class Run:
@@ -209,9 +223,28 @@ class Run:
 
     def choose(self) -> None:
         """Take a worker, and its permit, and write down why. Raises NoWorker."""
-        shared, group = self.shared, self.group
-        now = shared.clock.now()
-        candidates = group.candidates(now, self.tried)
+        now = self.shared.clock.now()
+        picked = self.pick(self.group, self.tried, now)
+        choice, worker = picked.choice, picked.choice.worker
+        self.worker, self.permit, self.series = worker, picked.permit, picked.series
+        self.tried.append(worker)
+        self.queued_tokens = self.facts.input_tokens - (choice.predicted_cached_tokens or 0)
+        worker.queue(self.queued_tokens)
+        self.shared.caches.routed(self.facts.blocks, worker)
+        self.record.routed(
+            worker,
+            picked.decision,
+            queue_size=picked.queue_size,
+            prefill_tokens=worker.queued_tokens,
+            predicted_cached_tokens=choice.predicted_cached_tokens,
+            predicted_hit_rate=choice.predicted_hit_rate,
+            now=now,
+        )
+
+    def pick(self, group: Group, tried: Collection[Worker], now: float) -> Picked:
+        """One of `group`, with its permit. Raises NoWorker."""
+        shared = self.shared
+        candidates = group.candidates(now, tried)
         if not candidates:
             raise NoWorker(group.why_none())
         try:
@@ -223,9 +256,6 @@ class Run:
         permit = worker.begin(now)
         if permit is None:  # its breaker's last probe was taken between the two questions
             raise NoWorker(group.why_none())
-        self.worker, self.permit = worker, permit
-        self.series = series = shared.metrics.worker(worker)
-        self.tried.append(worker)
         limit = shared.settings.receipt_candidates
         decision = receipt(
             choice,
@@ -236,38 +266,39 @@ class Run:
             load_age_seconds=seconds(shared.fleet.others.age_seconds(now)),
             quality=shared.fleet.others.quality(now),
         )
-        self.queued_tokens = self.facts.input_tokens - (choice.predicted_cached_tokens or 0)
-        worker.queue(self.queued_tokens)
-        shared.caches.routed(self.facts.blocks, worker)
-        self.record.routed(
-            worker,
-            decision,
-            queue_size=queue_size,
-            prefill_tokens=worker.queued_tokens,
-            predicted_cached_tokens=choice.predicted_cached_tokens,
-            predicted_hit_rate=choice.predicted_hit_rate,
-            now=now,
-        )
+        series = shared.metrics.worker(worker)
         series.chose(group.policy.name, choice.reason)
         shared.metrics.decided(decision)
+        return Picked(choice, permit, series, decision, queue_size)
 
     async def attempt(self) -> Exchange:
         """One worker's answer, relayed; or why it was not."""
-        shared, worker, series = self.shared, self.worker, self.series
-        assert worker is not None and series is not None
-        self.exchange = exchange = Exchange(
+        assert self.worker is not None
+        self.exchange = exchange = self.relaying(Exchange)
+        await self.carry(exchange, self.worker, self.body)
+        return exchange
+
+    def relaying(self, kind: type[E]) -> E:
+        """An exchange between the worker that was chosen and the client."""
+        assert self.series is not None
+        exchange = kind(
             self.incoming.client,
             self.client_facts,
-            shared.settings.limits,
+            self.shared.settings.limits,
             ResponseScanner(self.incoming.path, self.facts.stream),
             arrived=self.incoming.arrived,
-            now=shared.clock.now,
+            now=self.shared.clock.now,
             on_head=self.head_received,
-            on_gap=series.observe_gap,
+            on_gap=self.series.observe_gap,
         )
         exchange.on_first_byte = self.prefilled
         if self.facts.engine_request_id is None:
             exchange.on_engine_id = self.record.known_as
+        return exchange
+
+    async def carry(self, exchange: Exchange, worker: Worker, body: bytes) -> None:
+        """Send the request to `worker`, with this body, and wait for the end of `exchange`."""
+        shared = self.shared
         pool = shared.pools.of(worker)
         shared.watch.add(exchange)
         connection = None
@@ -280,18 +311,18 @@ class Run:
                 self.incoming.request.raw_headers,
                 worker=worker,
                 request_id=self.incoming.opening.request_id,
-                content_length=len(self.body) if self.incoming.request.has_body else None,
+                content_length=len(body) if self.incoming.request.has_body else None,
             )
             if connection is None:
                 connection = await self.connect(pool)
             if self.sent_at is None:
                 self.sent_at = shared.clock.now()
-            exchange.begin(connection, head, self.body)
+            exchange.begin(connection, head, body)
             await exchange.done
             if isinstance(exchange.error, StaleConnection):
                 # Closed by the worker before any byte: the request cannot have been acted upon.
                 connection = await self.connect(pool)
-                exchange.begin(connection, head, self.body)
+                exchange.begin(connection, head, body)
                 await exchange.done
         except UpstreamError as error:
             exchange.error = error
@@ -301,7 +332,6 @@ class Run:
             # Also when the client left just as its answer ended: nobody else would close it.
             if connection is not None:
                 pool.give_back(connection, shared.clock.now())
-        return exchange
 
     async def connect(self, pool: ConnectionPool) -> UpstreamConnection:
         """A new connection. Raises ConnectFailed, and TotalTimeout before that takes too long."""
@@ -353,7 +383,7 @@ class Run:
             failure,
             Situation(
                 attempts=len(self.tried),
-                others_left=self.group.others_left(now, self.tried),
+                others_left=self.others_left(now),
                 repeatable=self.incoming.generates,
                 remaining_seconds=None if total is None else self.incoming.arrived + total - now,
             ),
@@ -366,6 +396,10 @@ class Run:
             return False
         self.pause_seconds = move.after_seconds
         return True
+
+    def others_left(self, now: float) -> bool:
+        """Is there somewhere to go to that was not tried yet?"""
+        return self.group.others_left(now, self.tried)
 
     # -- ends ------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from tracking.trace import (
     NO_WORKER_URL,
     Attempt,
     Decision,
+    Leg,
     Status,
     Trace,
     TraceError,
@@ -49,7 +50,10 @@ class Opening(msgspec.Struct):
 class RequestRecord:
     """One request's trace. Every method takes `now` in monotonic seconds."""
 
-    __slots__ = ("_arrived", "_attempt", "_attempt_started", "_clock", "_csv", "_put", "live")
+    __slots__ = (
+        "_arrived", "_attempt", "_attempt_started", "_clock", "_csv", "_prefill",
+        "_prefill_started", "_put", "live",
+    )  # fmt: skip
 
     def __init__(
         self, live: LiveTrace, arrived: float, clock: Clock, put: Put, csv: DecisionCsv | None
@@ -61,6 +65,8 @@ class RequestRecord:
         self._csv = csv
         self._attempt: Attempt | None = None
         self._attempt_started = 0.0
+        self._prefill: Attempt | None = None
+        self._prefill_started = 0.0
         put(live)
 
     def understood(self, facts: RequestFacts) -> None:
@@ -76,6 +82,31 @@ class RequestRecord:
         self.live.detail.prefix_hashes = [
             f"{prefix:016x}" for prefix in landmarks(facts.blocks, PREFIX_HASH_LIMIT)
         ]
+
+    def prefilling(self, worker: Worker, decision: Decision, now: float) -> None:
+        """A worker was chosen for the prefill alone; `routed` follows, for the decode."""
+        trace, detail = self.live.trace, self.live.detail
+        trace.prefill_node_id = worker.node_id
+        trace.prefill_worker_url = worker.url
+        detail.prefill_decision = decision
+        self._prefill_started = now
+        self._prefill = self._begin(worker, now, "prefill")
+        if self._csv is not None:
+            self._csv.decided(trace.request_id, decision, self._clock.unix_us(now))
+
+    def prefill_ended(self, now: float, http_status: int | None, error: TraceError | None) -> float:
+        """The prefill that `prefilling` began is over; how long it took, in seconds."""
+        duration = seconds(now - self._prefill_started)
+        attempt, self._prefill = self._prefill, None
+        if attempt is not None:
+            _end(attempt, duration, http_status, error)
+        return duration
+
+    def decoding(self, now: float) -> None:
+        """The attempt begins only now, as the prefill had to come first."""
+        self._attempt_started = now
+        if self._attempt is not None:
+            self._attempt.started_at = rfc3339(self._clock.unix_us(now))
 
     def routed(
         self,
@@ -102,12 +133,7 @@ class RequestRecord:
             trace.queue_seconds = seconds(now - self._arrived)
         detail.decision = decision
         self._attempt_started = now
-        self._attempt = Attempt(
-            node_id=worker.node_id,
-            worker_url=worker.url,
-            started_at=rfc3339(self._clock.unix_us(now)),
-        )
-        detail.attempts.append(self._attempt)
+        self._attempt = self._begin(worker, now, None if self._prefill is None else "decode")
         self.live.move("routed")
         self._put(self.live)
         if self._csv is not None:
@@ -118,10 +144,14 @@ class RequestRecord:
         duration = seconds(now - self._attempt_started)
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            attempt.duration_seconds = duration
-            attempt.http_status = http_status
-            attempt.error = error
+            _end(attempt, duration, http_status, error)
         return duration
+
+    def _begin(self, worker: Worker, now: float, leg: Leg | None) -> Attempt:
+        started_at = rfc3339(self._clock.unix_us(now))
+        attempt = Attempt(worker.node_id, worker.url, started_at, leg=leg)
+        self.live.detail.attempts.append(attempt)
+        return attempt
 
     def processing(self, http_status: int) -> None:
         """An answer's head was accepted for relaying."""
@@ -168,6 +198,14 @@ class RequestRecord:
         self._put(self.live)
         if self._csv is not None:
             self._csv.ended(trace, self._clock.unix_us(now))
+
+
+def _end(
+    attempt: Attempt, duration: float, http_status: int | None, error: TraceError | None
+) -> None:
+    attempt.duration_seconds = duration
+    attempt.http_status = http_status
+    attempt.error = error
 
 
 class Recorder:
