@@ -58,6 +58,9 @@ from router.core.paths import ForwardPaths
 from router.core.prefix_news import PrefixNews
 from router.core.retry import RetryBudget, RetrySettings
 from router.decision_csv import DecisionCsv
+from router.discovery.alone import OwnLists
+from router.discovery.discovery import Discovery
+from router.discovery.sources import sources_of
 from router.errors import RouterStopped
 from router.fleet import Fleet
 from router.learning import Learning
@@ -117,6 +120,7 @@ class App:
                 store=self.store_state,
                 shared=self.shared_state,
                 index=self.index_state,
+                discovery=lambda: [] if self.discovery is None else self.discovery.states(),
             ),
             version=version("llm-trace-router"),
             hide_worker_urls=config.hide_worker_urls,
@@ -205,6 +209,7 @@ class App:
             metrics=self.metrics,
             clock=self.clock,
         )
+        self.discovery: Discovery | None = None
         self.sharing = self._sharing()
         self.dispatcher = self._dispatcher(Random(randbits(256)))
         self.listener = Listener(
@@ -241,17 +246,26 @@ class App:
         )
 
     def _sharing(self) -> Sharing | None:
-        tracker = self.tracker
-        if tracker is None or tracker.private:
+        tracker = None if self.tracker is None or self.tracker.private else self.tracker
+        sources = sources_of(self.config)
+        if tracker is None and not sources:
             return None
         started, hurry = self.clock.now(), asyncio.Event()
+
+        def follow_alone() -> None:
+            self.tasks.spawn(roster.synchronise(0, frozenset()), "lists of workers")
+
         roster = Roster(
-            tracker,
+            tracker or OwnLists(self.clock.unix_us),
             self.registry,
             listed(self.config),
             started_us=lambda: self.clock.unix_us(started),
-            hurry=hurry.set,
+            hurry=follow_alone if tracker is None else hurry.set,
         )
+        if sources:
+            self.discovery = Discovery(sources, roster.list_found, self.clock.unix_us)
+        if tracker is None:
+            return None
         return Sharing(
             tracker.share,
             self.fleet,
@@ -334,6 +348,8 @@ class App:
             await self.tracker.list_static(listed(config))
             await self.sharing.start()
             self.tasks.spawn(self.sharing.run(), "sharing")
+        if self.discovery is not None:
+            await self.discovery.start()
         await self.prober.first_round(START_PROBE_SECONDS)
         self.tasks.spawn(self.watch.run(), "time limits")
         self.tasks.spawn(self._sweep(), "sweep")
@@ -389,6 +405,8 @@ class App:
         if self.metrics_api.siblings is not None:
             await self.metrics_api.siblings.close()
         await self.tasks.cancel()
+        if self.discovery is not None:
+            await self.discovery.close()
         if self.decision_csv is not None:
             await self.decision_csv.close()
         await self.registry.close()

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from router.core.membership import Listed
+from router.discovery_flags import DiscoveryFlags
 from router.flag_types import (
     HEADERS_RULE,
     KEY_RULE,
@@ -56,7 +57,7 @@ HEALTH: Final = "Health checks"
 OBSERVING: Final = "Logs and metrics"
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
+class Config(DiscoveryFlags, frozen=True, kw_only=True):
     """The settings of one router. Seconds, bytes and counts as the flags' help says."""
 
     # -- server

@@ -159,11 +159,12 @@ class Option:
 
 @cache
 def options_of(declarations: type[msgspec.Struct]) -> tuple[Option, ...]:
-    """The flags that a struct declares, in its order."""
+    """The flags that a struct declares, in its order, and behind them those it inherits."""
     hints = get_type_hints(declarations, include_extras=True)
+    fields = msgspec.structs.fields(declarations)
     return tuple(
         Option(field, hints[field.name], extra)
-        for field in msgspec.structs.fields(declarations)
+        for field in sorted(fields, key=lambda f: f.name not in declarations.__annotations__)
         for extra in getattr(hints[field.name], "__metadata__", ())
         if isinstance(extra, Flag)
     )

@@ -13,6 +13,8 @@ from msgspec import Meta
 from router.core.membership import identity
 from router.core.worker import Role, Worker
 
+STATIC, API = "static", "api"  # who named a worker; a source names its own place
+
 Threshold = Annotated[int, Meta(ge=1)]
 
 
@@ -60,8 +62,8 @@ class Job(msgspec.Struct):
 class Member:
     """A registered worker, and what was said of it by whoever registered it.
 
-    `url` is echoed exactly as given. `joined`: it is in the fleet. `job` is None when nothing is
-    going on and nothing has failed.
+    `url` is echoed exactly as given. `origin`: who named it, or where it was found. `joined`: it is in
+    the fleet. `job` is None when nothing is going on and nothing has failed.
     """
 
     __slots__ = (
@@ -71,6 +73,7 @@ class Member:
         "joined",
         "labels",
         "model_id",
+        "origin",
         "priority",
         "settled",
         "stop",
@@ -78,10 +81,11 @@ class Member:
         "worker",
     )
 
-    def __init__(self, url: str, worker: Worker) -> None:
+    def __init__(self, url: str, worker: Worker, origin: str) -> None:
         self.id = worker_id(worker.url)
         self.url = url
         self.worker = worker
+        self.came_from(origin)
         self.priority = 50
         self.cost = 1.0
         self.labels: dict[str, str] = {}
@@ -90,6 +94,10 @@ class Member:
         self.job: Job | None = None
         self.settled = asyncio.Event()  # it has joined, or will not
         self.stop: Callable[[], bool] | None = None  # the job's task
+
+    def came_from(self, origin: str) -> None:
+        self.origin = origin
+        self.worker.origin = None if origin in (STATIC, API) else origin
 
     def take(self, changes: Changes) -> None:
         """Raises ValueError, and then nothing is changed, for a key that cannot be in a header."""

@@ -25,7 +25,17 @@ from router.core.health import Health, HealthSettings
 from router.core.membership import Listed
 from router.core.worker import Change, Role, Worker, normalise_worker_url
 from router.fleet import Fleet
-from router.member import Changes, Details, Job, Member, Tell, tell_nobody, worker_id
+from router.member import (
+    API,
+    STATIC,
+    Changes,
+    Details,
+    Job,
+    Member,
+    Tell,
+    tell_nobody,
+    worker_id,
+)
 from router.metrics import Metrics
 from router.names import Names
 from router.tasks import Tasks
@@ -120,7 +130,7 @@ class Registry:
             details = Details(
                 api_key=api_key, worker_type=given.role, bootstrap_port=given.bootstrap_port
             )
-            member = Member(given.url, self._worker(url, node_id, details))
+            member = Member(given.url, self._worker(url, node_id, details), STATIC)
             self._members[member.id] = member
             self._join(member)
 
@@ -144,16 +154,18 @@ class Registry:
                     )
                 self._keep(member)
                 return member
-            member = await self._create(url, details)
+            member = await self._create(url, details, API)
         self.tell(member, "add", details)
         limit = self._settings.startup_timeout_seconds
         member.stop = self._tasks.spawn(self._start(member, limit), f"add {member.worker.url}")
         return member
 
-    async def follow(self, url: str, details: Details, *, static: bool, joined: bool) -> None:
-        """This worker exists, as another replica says. Once any of them has found it healthy it
-        is in the fleet, as those of the configuration (`static`) are; not where its role is none of
-        ours.
+    async def follow(
+        self, url: str, details: Details, *, static: bool, joined: bool, origin: str
+    ) -> None:
+        """This worker exists, as another replica or a source says. Those of the configuration are
+        in the fleet at once (`joined`), and so is one that any replica has found healthy; not where
+        its role is none of ours. `static`: it has the key of the configuration unless it has its own.
 
         Raises WorkerUrlError, and ValueError for a key that cannot be in a header.
         """
@@ -164,13 +176,14 @@ class Registry:
             if member is None or (not member.joined and member.settled.is_set()):
                 if static and details.api_key is None:
                     details = msgspec.structs.replace(details, api_key=self._static_key)
-                member = await self._create(url, details)
+                member = await self._create(url, details, origin)
                 if not joined:
                     member.stop = self._tasks.spawn(
                         self._start(member, None), f"add {member.worker.url}"
                     )
             else:
                 member.take(details)
+                member.came_from(origin)
                 self._keep(member)
         if joined and not member.joined:
             if member.stop is not None:
@@ -204,6 +217,13 @@ class Registry:
             member.job = self._job(member, "RemoveWorker", "processing")
             member.stop = self._tasks.spawn(self._drain(member), f"remove {member.worker.url}")
 
+    def replaced(self, member: Member, origin: str) -> None:
+        """Another worker is at this URL now: `follow` it anew. One that is still busy stays, without
+        what was known of its cache."""
+        self._caches.lost(member.worker, f"another worker has its address, {origin}")
+        if not member.worker.in_flight:
+            self.remove(member, told=False)
+
     def renamed(self, names: Mapping[str, str]) -> None:
         """The store knows other names for these workers, by URL."""
         changed: dict[str, str] = {}
@@ -221,12 +241,12 @@ class Registry:
 
     # -- how -------------------------------------------------------------------------------
 
-    async def _create(self, url: str, details: Details) -> Member:
+    async def _create(self, url: str, details: Details, origin: str) -> Member:
         whole = normalise_worker_url(url)
         # Refuse a bad key before anything is bound.
         worker = self._worker(whole, "none", details)
         (worker.node_id,) = await self._names.bind_nodes([whole])
-        member = Member(url, worker)
+        member = Member(url, worker, origin)
         member.take(details)
         member.model_id = details.model_id
         self._members[member.id] = member

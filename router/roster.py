@@ -5,11 +5,13 @@ Lists are read only when something has changed, and taken over only when all of 
 in them. Where the store has lost its data, every replica puts back what it knows before it looks.
 
 A worker is not taken out for want of a replica that lists it before this replica can be sure that
-none is merely late: after a hang of the store all leases have run out.
+none is merely late: after a hang of the store all leases have run out. One that our own sources have
+seen go is taken out as soon as no list names it, and at once while the store is away.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +19,18 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-from router.core.membership import identity, members, read_listed
-from router.member import Changes, Details, Member
+from router.core.membership import discovered, identity, members, read_listed
+from router.member import API, STATIC, Changes, Details, Member
 from router.registry import Registry
 from tracking.view import StoreUnavailable
-from tracking.workers import StaticList, WorkerChange, WorkerEntry, WorkerLists, restoring
+from tracking.workers import (
+    FoundWorker,
+    StaticList,
+    WorkerChange,
+    WorkerEntry,
+    WorkerLists,
+    restoring,
+)
 
 log = logging.getLogger("router.roster")
 
@@ -34,6 +43,8 @@ class Lists(Protocol):
     async def workers(self) -> WorkerLists: ...
 
     async def change_worker(self, change: WorkerChange) -> None: ...
+
+    async def list_found(self, found: Sequence[FoundWorker]) -> None: ...
 
     def sees_clearly(self) -> bool: ...
 
@@ -61,6 +72,10 @@ class Roster:
         self._epoch = b""
         self._entries: Mapping[str, WorkerEntry] = {}
         self._unsure = False
+        self._found: Sequence[FoundWorker] = ()
+        self._gone: set[str] = set()  # what our sources listed, and list no more
+        self._generations: dict[str, str] = {}
+        self._turn = asyncio.Lock()
         registry.tell = self.tell
 
     def tell(
@@ -83,11 +98,25 @@ class Roster:
         """Tell what waits; read and follow the lists, if there is anything new in them: another
         `version`, or other live replicas."""
         if self._waiting or self._unsure or (version, replicas) != (self._version, self._replicas):
+            async with self._turn:
+                try:
+                    lists = await self._exchange()
+                except StoreUnavailable:
+                    return
+                self._version, self._replicas = lists.version, replicas
+                await self._follow(lists)
+
+    async def list_found(self, found: Sequence[FoundWorker]) -> None:
+        """Our own sources list these now, each URL once, and no others."""
+        async with self._turn:
+            keys = {identity(worker.url) for worker in found}
+            self._gone = (self._gone | {identity(worker.url) for worker in self._found}) - keys
+            self._found = found
+            await self._lists.list_found(found)
             try:
                 lists = await self._exchange()
             except StoreUnavailable:
-                return
-            self._version, self._replicas = lists.version, replicas
+                lists = WorkerLists(0, b"", [], dict(self._entries))
             await self._follow(lists)
 
     async def _exchange(self) -> WorkerLists:
@@ -107,43 +136,68 @@ class Roster:
                 return lists
 
     async def _follow(self, lists: WorkerLists) -> None:
-        own = StaticList(self._started_us(), self._static)
-        statics = [*lists.statics, own]
+        # Our own first: of a worker that we have discovered, what we know counts.
+        statics = [StaticList(self._started_us(), self._static, self._found), *lists.statics]
         wanted = members(lists.entries, statics)
         listed = members({}, statics)
+        configured = members({}, [StaticList(one.started_us, one.urls) for one in statics])
+        found = discovered(statics)
         for key, text in wanted.items():
             entry = lists.entries.get(key, NOTHING)
-            url, role, bootstrap_port = read_listed(text)
+            said = found.get(key)
+            static = key in configured
+            url, role, bootstrap_port = read_listed(configured.get(key, text))
             try:
-                details = read_details(entry)
-                static = key in listed
+                self._replace(url, key, said)
+                details = read_details(entry, said)
                 if role != "regular":
                     details = msgspec.structs.replace(
                         details, worker_type=role, bootstrap_port=bootstrap_port
                     )
                 await self._registry.follow(
-                    given_url(entry) or url, details, static=static, joined=static or entry.joined
+                    given_url(entry) or url,
+                    details,
+                    static=key in listed,
+                    joined=static or entry.joined,
+                    origin=STATIC if static else API if said is None else said.origin,
                 )
             except (ValueError, msgspec.MsgspecError) as error:
-                log.error("worker %s of another replica cannot be used: %s", url, error)
+                log.error("worker %s, listed elsewhere, cannot be used: %s", url, error)
         sure = self._lists.sees_clearly()
         self._unsure = False
+        untold = {change.identity for change in self._waiting if change.what == "add"}
         for member in self._registry.expected:
             key = identity(member.worker.url)
-            if key in wanted:
+            if key in wanted or key in untold:
                 continue
             entry = lists.entries.get(key, NOTHING)
-            if entry.deleted_us is not None or sure:
+            if entry.deleted_us is not None or sure or key in self._gone:
                 self._registry.remove(member, told=False)
+                self._gone.discard(key)
+                self._generations.pop(key, None)
             else:
                 self._unsure = True
 
+    def _replace(self, url: str, key: str, said: FoundWorker | None) -> None:
+        """Forget what is known of a worker where another one is at its URL now."""
+        if said is None:
+            return
+        before = self._generations.get(key, said.generation)
+        self._generations[key] = said.generation
+        if before != said.generation and (member := self._registry.find(url)) is not None:
+            self._registry.replaced(member, said.origin)
 
-def read_details(entry: WorkerEntry) -> Details:
-    """Raises msgspec.MsgspecError."""
+
+def read_details(entry: WorkerEntry, found: FoundWorker | None = None) -> Details:
+    """What was said of a worker where it was discovered, and by API since. Raises
+    msgspec.MsgspecError."""
+    said: Mapping[str, bytes | msgspec.Raw] = {
+        **({} if found is None else found.fields),
+        **entry.fields,
+    }
     given = {
         name: msgspec.json.decode(value)
-        for name, value in entry.fields.items()
+        for name, value in said.items()
         if name in Details.__struct_fields__
     }
     return msgspec.convert(given, Details)

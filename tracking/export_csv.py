@@ -68,6 +68,7 @@ REQUESTS: Final[Columns[Exported]] = {
     "engine_request_id": lambda t: _text(t.engine_request_id),
     "key": lambda t: t.key,
     "prefill_node_id": lambda t: t.prefill_node_id,
+    "worker_origin": lambda t: _text(t.worker_origin),
 }
 
 

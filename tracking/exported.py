@@ -83,6 +83,7 @@ class Exported(msgspec.Struct):
     trace_id: str | None = None
     session_id: str | None = None
     label: str | None = None
+    worker_origin: str | None = None
     attempts: list[Attempt] = []
     decision: Decision = msgspec.field(default_factory=Decision)
     trimmed: bool | None = None

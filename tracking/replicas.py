@@ -88,6 +88,8 @@ class Replicas:
     ) -> None:
         self.urls: list[str] = []
         self.static: Sequence[str] = ()
+        self.found = b""  # workers discovered, encoded
+        self._told_found = b""
         self.last: Beat | None = None
         self.lost_total = 0
         self._store = store
@@ -104,7 +106,7 @@ class Replicas:
 
     async def beat(self) -> Beat:
         """One heartbeat. Raises StoreUnavailable, SchemaMismatch."""
-        sent, urls = self._now(), list(self.urls)
+        sent, urls, found = self._now(), list(self.urls), self.found
         try:
             beat = await self._store.heartbeat(
                 self._owner,
@@ -112,11 +114,15 @@ class Replicas:
                 urls=urls,
                 age_seconds=sent - self._started,
                 static=self.static,
+                found=b"" if found == self._told_found else found,
             )
         except (StoreUnavailable, SchemaMismatch) as error:
             self._health.failed("heartbeat", error)
             raise
         received = self._now()
+        # What was told went with the lease; where it was told just now it is there again.
+        again = not beat.known and found == self._told_found
+        self._told_found = b"" if again else found
         before, self.last = self.last, beat
         if before is None or received - sent < SLOW_BEAT_SECONDS:
             self._events.synchronise(beat.now_us, (sent + received) / 2)

@@ -229,9 +229,11 @@ class TraceStore:
         schema: int = SCHEMA,
         age_seconds: float = 0.0,
         static: Sequence[str] = (),
+        found: bytes = b"",
     ) -> Beat:
         """Prolong the lease of `owner`, who has names for `urls`, and was started so long ago
-        with the workers `static`. Raises SchemaMismatch."""
+        with the workers `static`. `found`: those it has discovered, encoded; empty when they are as
+        told before. Raises SchemaMismatch."""
         try:
             now, cap, ttl, server, known, fleet_schema, owners, names, memory, limit = cast(
                 tuple[bytes, int, int, bytes, int, int, list[bytes], list[bytes | None], int, int],
@@ -243,6 +245,7 @@ class TraceStore:
                     "\n".join(urls),
                     int(age_seconds * 1e6),
                     "\n".join(static),
+                    found,
                 ),
             )
         except _Refused as refusal:

@@ -53,7 +53,8 @@ class TraceError(msgspec.Struct, frozen=True):
 
 class Attempt(msgspec.Struct, omit_defaults=True):
     """One try at one worker. `leg`: its part where prefill and decode are on separate workers;
-    both parts of one try follow each other in `attempts`."""
+    both parts of one try follow each other in `attempts`. `worker_origin`: where the worker was
+    discovered, for one that was."""
 
     node_id: str
     worker_url: str
@@ -62,6 +63,7 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     http_status: int | None = None
     error: TraceError | None = None
     leg: Leg | None = None
+    worker_origin: str | None = None
 
 
 class Candidate(msgspec.Struct, omit_defaults=True):
@@ -145,6 +147,7 @@ class Trace(msgspec.Struct, omit_defaults=True, kw_only=True):
     trace_id: str | None = None
     session_id: str | None = None
     label: str | None = None
+    worker_origin: str | None = None  # where the worker was discovered, for one that was
     trimmed: bool | None = None
     """True where the record was too large and attempts, receipt or long texts were cut."""
 

@@ -32,8 +32,8 @@ from tracking.store import Beat, Retention, Stored, TraceStore
 from tracking.tail import Tail
 from tracking.values import encode_cursor
 from tracking.view import Found, Page, StoreState, StoreUnavailable
-from tracking.worker_lists import change_worker, read_workers
-from tracking.workers import WorkerChange, WorkerLists
+from tracking.worker_lists import change_worker, encode_found, read_workers
+from tracking.workers import FoundWorker, WorkerChange, WorkerLists
 from tracking.writer import DEFAULT_BUFFER_BYTES, TraceWriter, WriterStats
 
 log = logging.getLogger("tracking")
@@ -262,6 +262,13 @@ class Tracker:
     async def list_static(self, urls: Sequence[str]) -> None:
         """Tell the others which workers this router was started with."""
         self._replicas.static = tuple(urls)
+        if self._health.up:
+            with contextlib.suppress(StoreUnavailable):
+                await self._replicas.beat()
+
+    async def list_found(self, found: Sequence[FoundWorker]) -> None:
+        """Tell the others which workers this router has discovered: all that it lists now."""
+        self._replicas.found = encode_found(found)
         if self._health.up:
             with contextlib.suppress(StoreUnavailable):
                 await self._replicas.beat()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, cast
 
+import msgspec
+
 from tracking.store import Argument, Reply, TraceStore
-from tracking.workers import StaticList, WorkerChange, WorkerEntry, WorkerLists
+from tracking.workers import FoundWorker, StaticList, WorkerChange, WorkerEntry, WorkerLists
 
 OWN_FIELDS: Final = ("added", "deleted", "joined")
 
@@ -20,7 +22,11 @@ async def read_workers(store: TraceStore, owner: str) -> WorkerLists:
         cast(int, next(reply)),
     )
     statics = [
-        StaticList(int(cast(bytes, next(reply))), cast(bytes, next(reply)).decode().split())
+        StaticList(
+            int(cast(bytes, next(reply))),
+            cast(bytes, next(reply)).decode().split(),
+            decode_found(cast(bytes, next(reply))),
+        )
         for _ in range(replicas)
     ]
     entries = {
@@ -36,6 +42,14 @@ async def change_worker(store: TraceStore, change: WorkerChange) -> None:
     for name, value in change.fields.items():
         arguments += (name, value)
     await store.call("change_worker", *arguments)
+
+
+def encode_found(found: Sequence[FoundWorker]) -> bytes:
+    return msgspec.json.encode(found)
+
+
+def decode_found(text: bytes) -> list[FoundWorker]:
+    return msgspec.json.decode(text, type=list[FoundWorker]) if text else []
 
 
 def _entry(flat: Sequence[bytes]) -> WorkerEntry:

@@ -25,11 +25,25 @@ class WorkerEntry(msgspec.Struct, frozen=True):
     fields: Mapping[str, bytes] = {}
 
 
+class FoundWorker(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A worker that a replica has discovered. `since_us`: since when, on the store's clock.
+    `origin` says where, for people; `generation` is another one for another worker at the same URL.
+    `fields`: what was said of it, opaque here."""
+
+    url: str
+    since_us: int
+    origin: str
+    generation: str = ""
+    fields: Mapping[str, msgspec.Raw] = {}
+
+
 class StaticList(msgspec.Struct, frozen=True):
-    """The workers that a live replica was started with, as they were given."""
+    """The workers that a live replica was started with, as they were given, and those it has
+    discovered since."""
 
     started_us: int
     urls: Sequence[str]
+    found: Sequence[FoundWorker] = ()
 
 
 class WorkerLists(msgspec.Struct, frozen=True):

@@ -123,6 +123,7 @@ class RequestRecord:
         trace, detail = self.live.trace, self.live.detail
         trace.node_id = worker.node_id
         trace.worker_url = worker.url
+        trace.worker_origin = worker.origin
         trace.routing_policy = decision.policy
         trace.queue_size = queue_size
         trace.prefill_tokens = prefill_tokens
@@ -149,7 +150,9 @@ class RequestRecord:
 
     def _begin(self, worker: Worker, now: float, leg: Leg | None) -> Attempt:
         started_at = rfc3339(self._clock.unix_us(now))
-        attempt = Attempt(worker.node_id, worker.url, started_at, leg=leg)
+        attempt = Attempt(
+            worker.node_id, worker.url, started_at, leg=leg, worker_origin=worker.origin
+        )
         self.live.detail.attempts.append(attempt)
         return attempt
 

@@ -49,6 +49,7 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     metadata: dict[str, str]
     disable_health_check: bool
     draining: bool
+    origin: str
     engine: str | None = None
     engine_version: str | None = None
     bootstrap_port: int | None = None
@@ -226,6 +227,7 @@ def info(member: Member) -> WorkerInfo:
         metadata=member.labels,
         disable_health_check=not worker.health.enabled,
         draining=worker.draining,
+        origin=member.origin,
         engine=worker.engine,
         engine_version=worker.engine_version,
         bootstrap_port=worker.bootstrap_port,

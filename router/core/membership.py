@@ -1,20 +1,22 @@
 """Which workers exist, worked out from what all replicas were told.
 
 * One that was added by API exists until it is deleted.
-* One that a replica was started with exists while at least one live replica was.
+* One that a replica was started with, or has discovered, exists while at least one live replica
+  lists it.
 * A deletion takes it away whoever lists it, until it is added again, or a replica is started
-  later with it: who starts a router means what its command line says.
+  later with it: who starts a router means what its command line says. Discovered ones come back when
+  they are discovered anew.
 
 The answer does not depend on who asks, nor on the order in which lists are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, get_args
 
 from router.core.worker import Role, WorkerUrlError, normalise_worker_url
-from tracking.workers import StaticList, WorkerEntry
+from tracking.workers import FoundWorker, StaticList, WorkerEntry
 
 
 class Listed(NamedTuple):
@@ -52,16 +54,36 @@ def members(entries: Mapping[str, WorkerEntry], statics: Iterable[StaticList]) -
     """Identity -> the URL as it was given, or the text of a `Listed`, of every worker there is."""
     found: dict[str, str] = {}
     for static in statics:
-        for text in static.urls:
+        for text, since_us in entries_of(static):
             try:
                 key = identity(read_listed(text).url)
             except WorkerUrlError:
                 continue  # a newer version's kind of worker
             entry = entries.get(key)
             deleted = None if entry is None else entry.deleted_us
-            if deleted is None or static.started_us > deleted:
+            if deleted is None or since_us > deleted:
                 found[key] = min(text, found.get(key, text))
     for key, entry in entries.items():
         if entry.added_us is not None and entry.deleted_us is None:
             found.setdefault(key, key)
+    return found
+
+
+def entries_of(static: StaticList) -> Iterator[tuple[str, int]]:
+    """The text of each worker that a replica lists, and since when (µs)."""
+    for url in static.urls:
+        yield url, static.started_us
+    for worker in static.found:
+        yield worker.url, worker.since_us
+
+
+def discovered(statics: Iterable[StaticList]) -> dict[str, FoundWorker]:
+    """Identity -> what was said of each worker that was discovered; the first list's word counts."""
+    found: dict[str, FoundWorker] = {}
+    for static in statics:
+        for worker in static.found:
+            try:
+                found.setdefault(identity(worker.url), worker)
+            except WorkerUrlError:
+                continue
     return found

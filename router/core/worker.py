@@ -110,6 +110,7 @@ class Worker:
         "model_id",
         "model_ids",
         "node_id",
+        "origin",
         "others_in_flight",
         "others_queued_tokens",
         "own_queued_tokens",
@@ -140,6 +141,7 @@ class Worker:
         self.node_id = node_id
         self.role = role
         self.bootstrap_port = bootstrap_port
+        self.origin: str | None = None  # where it was discovered, if it was
         self.tls = parts.scheme == "https"
         self.host = parts.hostname or ""
         self.port = parts.port or DEFAULT_PORTS[parts.scheme]

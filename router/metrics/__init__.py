@@ -7,6 +7,7 @@ from router.metrics.record import (
     Metrics,
     SharedState,
     Sources,
+    SourceState,
     WorkerSeries,
 )
 from router.metrics.siblings import Siblings
@@ -18,6 +19,7 @@ __all__ = [
     "Metrics",
     "SharedState",
     "Siblings",
+    "SourceState",
     "Sources",
     "WorkerSeries",
 ]

@@ -25,7 +25,7 @@ from router.metrics import families as f
 from router.metrics.families import Family
 from router.metrics.histogram import Histogram
 from router.metrics.labels import ENDPOINTS, OTHER, RATE_LIMITED, ROUTED_ERRORS, UNKNOWN, UNREADABLE
-from router.metrics.record import Ending, Metrics, WorkerSeries
+from router.metrics.record import Ending, Metrics, SourceState, WorkerSeries
 from tracking.trace import NO_NODE, ErrorType
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -103,6 +103,7 @@ class MetricsCollector(Collector):
         yield gauge(f.QUEUED, [((), metrics.sources.queued_requests())])
         yield from self._shared()
         yield from self._store()
+        yield from discovery(metrics.sources.discovery())
 
     def _http(self) -> Iterator[Metric]:
         metrics = self._metrics
@@ -259,6 +260,14 @@ def worker_series(all_series: Sequence[WorkerSeries], metrics: Metrics) -> Itera
     yield counter(f.PREDICTED_TOKENS, ((w, s.predicted_tokens) for w, s in named))
     yield counter(f.PREDICTION_ERROR, ((w, s.prediction_error_tokens) for w, s in named))
     yield counter(f.CACHE_KNOWN_TOKENS, ((w, s.cache_known_tokens) for w, s in named))
+
+
+def discovery(sources: Sequence[SourceState]) -> Iterator[Metric]:
+    """Nothing where workers are only named."""
+    if sources:
+        yield gauge(f.DISCOVERED, [((s.name,), s.workers) for s in sources])
+        yield gauge(f.DISCOVERY_SUCCESS, [((s.name,), s.succeeded_s) for s in sources])
+        yield counter(f.DISCOVERY_ERRORS, [((s.name,), s.errors) for s in sources])
 
 
 def counter(family: Family, values: Iterable[tuple[Labels, int]]) -> Metric:

@@ -296,6 +296,21 @@ PREFIX_BYTES: Final = Family(
     (),
     "Size of that index, of --max-tree-size at most.",
 )
+DISCOVERED: Final = Family(
+    "trace_router_discovery_workers", "gauge", ("source",), "Workers that the source lists now."
+)
+DISCOVERY_SUCCESS: Final = Family(
+    "trace_router_discovery_last_success_timestamp_seconds",
+    "gauge",
+    ("source",),
+    "When the source last said which workers there are, in seconds since the epoch; 0: never.",
+)
+DISCOVERY_ERRORS: Final = Family(
+    "trace_router_discovery_errors_total",
+    "counter",
+    ("source",),
+    "Failures to ask the source; what it listed last stays.",
+)
 BUILD_INFO: Final = Family(
     "trace_router_build_info", "gauge", ("version",), "Always 1: the version that runs."
 )
@@ -312,4 +327,5 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(REPLICAS, LOAD_AGE, SHARE_SECONDS, SHARE_FAILURES, UNTOLD, PREFIXES, PREFIX_BYTES),
     *(STORE_UP, BUFFERED, BUFFERED_BYTES, FLUSHED, DROPPED, FAILED_FLUSHES, FLUSH_SECONDS),
     *(LOST, STORE_MEMORY, STORE_MEMORY_LIMIT, BUILD_INFO),
+    *(DISCOVERED, DISCOVERY_SUCCESS, DISCOVERY_ERRORS),
 )

@@ -48,6 +48,15 @@ class IndexState(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class SourceState(msgspec.Struct, frozen=True):
+    """A source that workers are discovered by. `succeeded_s`: seconds since the epoch, 0 for never."""
+
+    name: str
+    workers: int
+    succeeded_s: float
+    errors: int
+
+
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """State that others own, read at each scrape. None of these may do I/O.
 
@@ -61,6 +70,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     store: Callable[[], StoreState | None]
     shared: Callable[[], SharedState | None] = lambda: None
     index: Callable[[], IndexState | None] = lambda: None
+    discovery: Callable[[], Sequence[SourceState]] = lambda: ()
 
 
 class EndedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -183,3 +183,34 @@ async def test_a_store_that_cannot_be_reached_leaves_a_router_with_its_own_worke
     ):
         await call(app, "POST", "/workers", {"url": two.url})
         await agree(app, on={one.url, two.url})
+
+
+async def test_what_one_replica_discovers_all_use_for_as_long_as_it_is_listed(
+    redis: RedisProcess, tmp_path
+):
+    async with sim_worker() as one, sim_worker() as two, replica(redis, one.url) as a:
+        path = tmp_path / "workers.json"
+        path.write_text(f'[{{"url": "{two.url}", "priority": 7, "api_key": "its-own"}}]')
+        async with replica(redis, discovery_file=str(path)) as b:
+            await agree(a, b, on={one.url, two.url})
+            (found,) = [w for w in await workers(a) if w["url"] == two.url]
+            assert (found["priority"], found["origin"]) == (7, f"file:{path}")
+            worker = a.fleet.by_url(two.url)
+            assert worker is not None
+            assert worker.api_key == "its-own"
+            path.write_text("[]")
+            await agree(a, b, on={one.url}, seconds=4 * LEASE_SECONDS)
+
+
+async def test_while_redis_is_away_a_replica_goes_by_what_it_discovers(
+    redis: RedisProcess, tmp_path
+):
+    async with sim_worker() as one, sim_worker() as two:
+        path = tmp_path / "workers.json"
+        path.write_text(f'["{one.url}"]')
+        async with replica(redis, discovery_file=str(path)) as a:
+            await until(lambda: a.fleet.by_url(one.url))
+            redis.pause()
+            path.write_text(f'["{two.url}"]')
+            await until(lambda: [w.url for w in a.fleet.workers] == [two.url], 10)
+            redis.resume()

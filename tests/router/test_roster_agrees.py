@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import fakeredis
@@ -17,10 +17,11 @@ from router.member import Details, Tell, tell_nobody
 from router.roster import Roster
 from tracking.store import Retention, TraceStore
 from tracking.view import StoreUnavailable
-from tracking.worker_lists import change_worker, read_workers
-from tracking.workers import WorkerChange, WorkerLists
+from tracking.worker_lists import change_worker, encode_found, read_workers
+from tracking.workers import FoundWorker, WorkerChange, WorkerLists
 
 URLS = st.sampled_from([f"http://10.0.0.{n}:30000" for n in range(3)])
+ELSEWHERE = "http://10.0.1.1:30000"
 WHICH = st.integers(0, 9)
 LEASE_SECONDS = 3600.0  # a test lets nobody die but by leaving
 T = TypeVar("T")
@@ -49,7 +50,9 @@ class Workers:
     def expected(self) -> list[Somebody]:
         return list(self.there.values())
 
-    async def follow(self, url: str, details: Details, *, static: bool, joined: bool) -> None:
+    async def follow(
+        self, url: str, details: Details, *, static: bool, joined: bool, origin: str
+    ) -> None:
         member = self.there.setdefault(identity(url), Somebody(url))
         if details.priority is not None:
             member.priority = details.priority
@@ -69,6 +72,7 @@ class Replica:
         )
         self.name = name
         self.static = static
+        self.found: list[FoundWorker] = []
         self.cut = False
         self.started_us = time.time_ns() // 1000
         self.known = Workers()
@@ -89,6 +93,11 @@ class Replica:
         self._reach()
         await change_worker(self.store, change)
 
+    async def list_found(self, found: Sequence[FoundWorker]) -> None:
+        self.found = list(found)
+        if not self.cut:
+            await self.beat()
+
     def sees_clearly(self) -> bool:
         return True
 
@@ -104,6 +113,7 @@ class Replica:
             urls=[],
             static=self.static,
             age_seconds=age / 1e6,
+            found=encode_found(self.found),
         )
 
     async def synchronise(self, others: frozenset[str]) -> None:
@@ -119,6 +129,14 @@ class Replica:
             member.priority = priority
             self.known.tell(member, "add", Details(priority=priority))  # type: ignore[arg-type]
             self.known.tell(member, "join")  # type: ignore[arg-type]
+
+    async def discover(self, urls: list[str]) -> None:
+        """As `Discovery` does when its sources list other workers: those they list now."""
+        now = time.time_ns() // 1000
+        known = {worker.url: worker for worker in self.found}
+        await self.roster.list_found(
+            [known.get(url) or FoundWorker(url, now, "dns:workers") for url in urls]
+        )
 
     def shown(self) -> dict[str, int | None]:
         return {key: member.priority for key, member in self.known.there.items()}
@@ -174,6 +192,11 @@ class Fleet(RuleBasedStateMachine):
             replica.known.remove(member)
 
     @precondition(lambda self: self.replicas)
+    @rule(which=WHICH, urls=st.lists(URLS, unique=True, max_size=2))
+    def discover(self, which: int, urls: list[str]) -> None:
+        self.run(self.some(which).discover(urls))
+
+    @precondition(lambda self: self.replicas)
     @rule(which=WHICH)
     def cut(self, which: int) -> None:
         self.some(which).cut = True
@@ -210,6 +233,17 @@ class Fleet(RuleBasedStateMachine):
         now = one.shown()
         self.settle()
         assert [replica.shown() for replica in self.replicas] == [now] * len(self.replicas)
+
+    @precondition(lambda self: self.replicas)
+    @rule(which=WHICH)
+    def what_one_alone_has_discovered_comes_and_goes_with_it(self, which: int) -> None:
+        self.settle()
+        self.run(self.some(which).discover([ELSEWHERE]))
+        self.settle()
+        assert all(ELSEWHERE in replica.shown() for replica in self.replicas)
+        self.run(self.some(which).discover([]))
+        self.settle()
+        assert not any(ELSEWHERE in replica.shown() for replica in self.replicas)
 
     def settle(self) -> None:
         for replica in self.replicas:

@@ -98,6 +98,7 @@ async def test_an_added_worker_serves_once_it_is_healthy(app: App, worker: InPro
         "metadata": {"zone": "a"},
         "disable_health_check": False,
         "draining": False,
+        "origin": "api",
     }
     listed = (await call(app, "GET", "/workers")).json
     assert (listed["workers"], listed["total"]) == ([shown], 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.membership import Listed, identity, members, read_listed
-from tracking.workers import StaticList, WorkerEntry
+from router.core.membership import Listed, discovered, identity, members, read_listed
+from tracking.workers import FoundWorker, StaticList, WorkerEntry
 
 A, B, C = "http://a:1", "http://b:1", "http://c:1"
 
@@ -84,3 +84,24 @@ def test_a_deletion_now_takes_a_worker_away_and_a_post_brings_it_back(entries, s
 @given(ENTRIES, STATICS, STATICS)
 def test_another_replica_takes_no_worker_away(entries, statics, more):
     assert members(entries, statics).keys() <= members(entries, [*statics, *more]).keys()
+
+
+def test_one_that_was_discovered_goes_with_the_last_replica_that_lists_it():
+    found = FoundWorker(A, since_us=9, origin="dns:workers")
+    assert members({}, [StaticList(1, [], [found]), StaticList(1, [B])]) == {A: A, B: B}
+    assert members({}, [StaticList(1, []), StaticList(1, [B])]) == {B: B}
+
+
+def test_a_deletion_holds_until_the_worker_is_discovered_anew():
+    def exists(since_us: int) -> bool:
+        found = FoundWorker(A, since_us, origin="dns:workers")
+        return A in members({A: WorkerEntry(deleted_us=5)}, [StaticList(1, [], [found])])
+
+    assert [exists(4), exists(5), exists(6)] == [False, False, True]
+
+
+def test_of_one_that_several_have_discovered_the_first_word_counts():
+    mine = FoundWorker(A, 1, "mine")
+    theirs = FoundWorker(A + "/", 2, "theirs")
+    odd = FoundWorker("grpc://a:1", 2, "newer")
+    assert discovered([StaticList(1, [], [mine]), StaticList(1, [], [theirs, odd])]) == {A: mine}

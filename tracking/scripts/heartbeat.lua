@@ -3,6 +3,7 @@
 -- ARGV[1] own cap  ARGV[2] own retention (seconds)  ARGV[3] owner  ARGV[4] lease (ms)
 -- ARGV[5] own schema  ARGV[6] the URLs it has names for, joined by LF
 -- ARGV[7] how long ago it started (µs)  ARGV[8] the workers it was started with, joined by LF
+-- ARGV[9] the workers it has discovered: '' when they are as told before, else JSON
 -- Returns {now (µs), cap, ttl, server, known, schema, owners, names, memory, limit}
 --   server  changes when the data may be another: other process, or emptied
 --   known   1 when the lease of before had not run out
@@ -12,7 +13,7 @@
 local now = time_us()
 local cap, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 local owner, lease, schema, urls = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-local started, static = text(now - tonumber(ARGV[7])), ARGV[8]
+local started, static, found = text(now - tonumber(ARGV[7])), ARGV[8], ARGV[9]
 
 local stored = tonumber(redis.call('GET', P .. 'schema') or schema)
 if math.abs(stored - schema) > 1 then return redis.error_reply('SCHEMA ' .. stored) end
@@ -21,6 +22,10 @@ local me = P .. 'replica:' .. owner
 local known = redis.call('EXISTS', me)
 if (redis.call('HGET', me, 'static') or '') ~= static then
   workers_changed(now)
+end
+if found ~= '' and (redis.call('HGET', me, 'found') or '[]') ~= found then
+  workers_changed(now)
+  redis.call('HSET', me, 'found', found)
 end
 redis.call('HSET', me, 'cap', cap, 'ttl', ttl, 'schema', schema, 'urls', urls, 'started', started,
   'static', static)
