@@ -73,7 +73,7 @@ class Rig:
     def __init__(self, world: World, traced: bool) -> None:
         self._world = world
         app = world.app
-        app.forwarding.policy = build_policy(POLICY, PolicyConfig(), Random(1))
+        app.forwarding.group.policy = build_policy(POLICY, PolicyConfig(), Random(1))
         put = None
         if traced:
             writer = TraceWriter(Nowhere(), StoreHealth(), owner="o", now=app.clock.now)

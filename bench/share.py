@@ -38,7 +38,7 @@ class Replica:
         self.owner = f"{name}/1"
         self.fleet = Fleet([Worker(f"http://10.0.0.{i}:30000", f"w{i}") for i in range(workers)])
         self.policy = build_policy("cache_aware", PolicyConfig(), Random(1))
-        self.caches = Caches(self.policy, PrefixNews())
+        self.caches = Caches([self.policy], PrefixNews())
         self.sharing = Sharing(
             self._exchange, self.fleet, self.caches, self._nothing_new, time.monotonic
         )

@@ -62,11 +62,12 @@ from router.discovery.alone import OwnLists
 from router.discovery.discovery import Discovery
 from router.discovery.sources import sources_of
 from router.errors import RouterStopped
-from router.fleet import Fleet
+from router.fleet import Fleet, Group
 from router.learning import Learning
 from router.metrics import IndexState, Metrics, SharedState, Siblings, Sources
+from router.models import Models
 from router.names import LocalNames
-from router.policy_choice import chosen_policy
+from router.policy_choice import Policies
 from router.registry import Registry, RegistrySettings
 from router.roster import Roster
 from router.shared import Sharing
@@ -124,6 +125,7 @@ class App:
             ),
             version=version("llm-trace-router"),
             hide_worker_urls=config.hide_worker_urls,
+            listed_models_only=config.enable_igw,
             **(
                 {"duration_buckets": config.prometheus_duration_buckets}
                 if config.prometheus_duration_buckets
@@ -151,28 +153,32 @@ class App:
             connect_timeout_seconds=config.connect_timeout_secs,
             keepalive_seconds=config.keepalive_timeout_secs,
         )
-        # Its own randomness, so that nothing else draws between its choices.
-        policy = chosen_policy(
-            config, random if config.policy_seed is None else Random(config.policy_seed)
-        )
+        self.policies = policies = Policies(config, random)
+        everyone = Group(policies.default, self.fleet.workers)
+        self.models = self._models(everyone) if config.enable_igw else None
         others = None if self.tracker is None or self.tracker.private else self.tracker
+        # A worker's label may ask for a policy that is not there yet.
+        knows_prefixes = config.enable_igw or any(p.prefixes is not None for p in policies.all)
         self.caches = Caches(
-            policy, None if others is None or policy.prefixes is None else PrefixNews()
+            policies.all, PrefixNews() if others is not None and knows_prefixes else None
         )
+        learns = any(policy.learns for policy in policies.all)
         self.learning = (
-            None
-            if others is None or not policy.learns
-            else Learning(policy, others, config.router_id)
+            Learning(policies.all, others, config.router_id)
+            if others is not None and learns
+            else None
         )
         folder = config.marginal_utility_output_dir
         self.decision_csv = None if folder is None else DecisionCsv(folder, config.router_id)
         self.forwarding = Forwarding(
             settings=forwarding_settings(config),
             fleet=self.fleet,
-            policy=policy,
+            policies=policies.all,
+            group=everyone,
+            models=self.models,
             caches=self.caches,
             recorder=Recorder(
-                self._put(), self.clock, config.router_id, policy.name, self.decision_csv
+                self._put(), self.clock, config.router_id, policies.default.name, self.decision_csv
             ),
             pools=self.pools,
             gate=self.gate,
@@ -194,10 +200,12 @@ class App:
                 interval_seconds=config.health_check_interval_secs,
                 timeout_seconds=config.health_check_timeout_secs,
                 endpoint=config.health_check_endpoint,
+                learn_again=config.enable_igw,
             ),
             random,
             tls=worker_tls,
             restarted=lambda worker: self.caches.lost(worker, "its process was started again"),
+            learned=lambda _worker: self.registry.changed(),
         )
         self.registry = Registry(
             registry_settings(config),
@@ -210,6 +218,8 @@ class App:
             clock=self.clock,
         )
         self.discovery: Discovery | None = None
+        if self.models is not None:
+            self.registry.changed = self.models.changed
         self.sharing = self._sharing()
         self.dispatcher = self._dispatcher(Random(randbits(256)))
         self.listener = Listener(
@@ -243,6 +253,20 @@ class App:
             synchronise=self.clock.synchronise,
             renamed=lambda names: self.registry.renamed(names),
             on_flush=lambda seconds, records: self.metrics.flush_observed(seconds, records),
+        )
+
+    def _models(self, everyone: Group) -> Models:
+        config, policies = self.config, self.policies
+        choices = {each.model: each.policy for each in config.model_policy}
+        for choice in choices.values():
+            policies.of(choice)
+        return Models(
+            lambda: self.registry.members,
+            everyone,
+            policies,
+            aliases={each.alias: each.model for each in config.model_alias},
+            choices=choices,
+            allow=self.metrics.allow_models,
         )
 
     def _sharing(self) -> Sharing | None:
@@ -289,7 +313,7 @@ class App:
                 None if self.tracker is None else self.tracker.tail, self.clock.unix_us
             ).routes(),
             *ExportApi(self.tracker, self.clock.unix_us).routes(),
-            *ProbesApi(self.fleet, self.store_state, self.metrics.version).routes(),
+            *ProbesApi(self.fleet, self.store_state, self.metrics.version, self.models).routes(),
             *WorkersApi(self.registry).routes(),
             *AdminApi(self.fleet, self.control, self.caches, self.metrics).routes(),
             *AbortApi(self.fleet, self.control, self.tracker, access).routes(),
@@ -321,8 +345,10 @@ class App:
         )
 
     def index_state(self) -> IndexState | None:
-        prefixes = self.forwarding.policy.prefixes
-        return None if prefixes is None else IndexState(len(prefixes), prefixes.bytes_used)
+        known = [p.prefixes for p in self.policies.all if p.prefixes is not None]
+        if not known:
+            return None
+        return IndexState(sum(map(len, known)), sum(index.bytes_used for index in known))
 
     def store_state(self) -> StoreState | None:
         return None if self.tracker is None else self.tracker.state()

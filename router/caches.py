@@ -27,10 +27,10 @@ DENIALS: Final = 4  # in a row
 
 
 class Caches:
-    """`news` is None where there is nobody to tell, or where the policy knows no prefixes."""
+    """`news` is None where there is nobody to tell, or where no policy knows prefixes."""
 
-    def __init__(self, policy: Policy, news: PrefixNews | None = None) -> None:
-        self._policy = policy
+    def __init__(self, policies: Sequence[Policy], news: PrefixNews | None = None) -> None:
+        self._policies = policies
         self.news = news
         self._denials: dict[Worker, int] = {}
 
@@ -62,15 +62,19 @@ class Caches:
         """Another replica sent a prompt there that goes on like this; without blocks: it is lost."""
         if not blocks:
             self.forget(worker)
-        elif self._policy.prefixes is not None:
-            self._policy.prefixes.insert(blocks, worker.node_id)
+            return
+        for policy in self._policies:
+            if policy.prefixes is not None:
+                policy.prefixes.insert(blocks, worker.node_id)
 
     def renamed(self, names: Mapping[str, str]) -> None:
         """Workers have other names: old -> new."""
-        if self._policy.prefixes is not None:
-            self._policy.prefixes.rename(names)
+        for policy in self._policies:
+            if policy.prefixes is not None:
+                policy.prefixes.rename(names)
 
     def forget(self, worker: Worker) -> None:
         """Nothing is known of this worker any more."""
         self._denials.pop(worker, None)
-        self._policy.forget(worker.node_id)
+        for policy in self._policies:
+            policy.forget(worker.node_id)

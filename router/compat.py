@@ -85,9 +85,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     dp_aware: Annotated[
         bool, Flag(NOT_YET_SUPPORTED, "A worker's data-parallel ranks as targets of their own.")
     ] = False
-    enable_igw: Annotated[
-        bool, Flag(NOT_YET_SUPPORTED, "Workers chosen by the request's model.")
-    ] = False
     backend: Annotated[
         Literal["sglang", "openai"], Flag(NOT_YET_SUPPORTED, "Any HTTP worker is passed through.")
     ] = "sglang"

@@ -25,6 +25,7 @@ from router.flag_types import (
     AtLeast0,
     AtLeast1,
     HeaderName,
+    ModelAlias,
     Name,
     NodeId,
     NotEmpty,
@@ -36,16 +37,18 @@ from router.flag_types import (
     parse_admin_key,
     parse_log_level,
     parse_mapping,
+    parse_model_alias,
     parse_weights,
     parse_worker_url,
 )
 from router.flags import Flag, options_of, plain
-from router.policy_file import PolicyFile, parse_policy
+from router.policy_file import ModelPolicy, PolicyFile, parse_model_policy, parse_policy
 from router.policytype import PolicyType
 
 SERVER: Final = "Server"
 WORKERS: Final = "Workers"
 ROUTING: Final = "Routing policy"
+MODELS: Final = "Many models"
 FORWARDING: Final = "Forwarding"
 TRACKING: Final = "Request tracking"
 ACCESS: Final = "Access"
@@ -230,6 +233,37 @@ class Config(DiscoveryFlags, frozen=True, kw_only=True):
             metavar="DIR",
         ),
     ] = None
+
+    # -- many models
+    enable_igw: Annotated[
+        bool,
+        Flag(
+            MODELS,
+            "Send each request to a worker that serves the model it names, 404 where none does; "
+            "see many-models.md.",
+        ),
+    ] = False
+    model_alias: Annotated[
+        tuple[ModelAlias, ...],
+        Flag(
+            MODELS,
+            "Other names of models, ALIAS=MODEL; the worker is sent the model's own name.",
+            allowed="ALIAS=MODEL, an alias only once and none the name of another",
+            metavar="ALIAS=MODEL",
+            parse=parse_model_alias,
+        ),
+    ] = ()
+    model_policy: Annotated[
+        tuple[ModelPolicy, ...],
+        Flag(
+            MODELS,
+            "How a worker is chosen for one model, MODEL=POLICY; others follow the label policy of "
+            "their worker, else --policy.",
+            allowed=f"MODEL=POLICY with a policy of {', '.join(PolicyType)}, or FILE.py:CLASS",
+            metavar="MODEL=POLICY",
+            parse=parse_model_policy,
+        ),
+    ] = ()
 
     # -- forwarding
     request_id_headers: Annotated[

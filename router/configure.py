@@ -183,11 +183,32 @@ def _contradictions(config: Config) -> list[str]:
     buckets = config.prometheus_duration_buckets
     if any(low >= high for low, high in zip(buckets, buckets[1:], strict=False)):
         problems.append("--prometheus-duration-buckets: expected rising numbers")
+    problems += _model_problems(config)
     try:
         worker_names(config)
     except ConfigError as problem:
         problems.append(str(problem))
     return problems
+
+
+def _model_problems(config: Config) -> Iterable[str]:
+    for name, given in (
+        ("--model-alias", config.model_alias),
+        ("--model-policy", config.model_policy),
+    ):
+        if given and not config.enable_igw:
+            yield f"{name}: only with --enable-igw"
+    aliases = [each.alias for each in config.model_alias]
+    for alias in dict.fromkeys(aliases):
+        if aliases.count(alias) > 1:
+            yield f"--model-alias: {alias!r} is given twice"
+    for each in config.model_alias:
+        if each.model in aliases:
+            yield f"--model-alias: {each} names an alias; expected the name of a model"
+    models = [each.model for each in config.model_policy]
+    for model in dict.fromkeys(models):
+        if models.count(model) > 1:
+            yield f"--model-policy: {model!r} is given twice"
 
 
 def _no_effect(given: Iterable[Given]) -> Iterable[str]:

@@ -87,6 +87,13 @@ class NoWorker(RouterError):
     status, code, outcome = 503, "no_available_workers", "no_worker"
 
 
+class ModelNotFound(RouterError):
+    status, code, outcome = 404, "model_not_found", "bad_request"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model")
+
+
 class QueueFull(RouterError):
     status, code, outcome = 429, "queue_full", "queue_full"
 

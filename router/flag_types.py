@@ -43,6 +43,21 @@ class AdminKey(msgspec.Struct, frozen=True):
     key: ApiKey
 
 
+class ModelAlias(msgspec.Struct, frozen=True):
+    """Another name of a model, of `--model-alias`."""
+
+    alias: NotEmpty
+    model: NotEmpty
+
+    def __str__(self) -> str:
+        return f"{self.alias}={self.model}"
+
+
+def parse_model_alias(text: str) -> dict[str, str]:
+    alias, _, model = text.partition("=")
+    return {"alias": alias, "model": model}
+
+
 def parse_log_level(text: str) -> str:
     level = text.strip().lower()
     return "warn" if level == "warning" else level

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -33,10 +34,11 @@ _COMPLETED: Final = b'"status":"completed"'
 
 
 class Learning:
-    """`run` tells `policy` of the whole fleet's completed requests but those of `router_id`."""
+    """`run` tells the policies that learn of the whole fleet's completed requests but those of
+    `router_id`."""
 
-    def __init__(self, policy: Policy, tracker: Tracker, router_id: str) -> None:
-        self._policy = policy
+    def __init__(self, policies: Sequence[Policy], tracker: Tracker, router_id: str) -> None:
+        self._policies = policies
         self._tracker = tracker
         self._own = b'"router_id":' + msgspec.json.encode(router_id)
         self._recalled: set[str] = set()
@@ -72,5 +74,8 @@ class Learning:
         """Tell of one completed request, unless it was told already; its key."""
         trace = _decode(row)
         if trace.completion_time is not None and trace.key not in self._recalled:
-            self._policy.finished(trace, datetime.fromisoformat(trace.completion_time).timestamp())
+            finished_at = datetime.fromisoformat(trace.completion_time).timestamp()
+            for policy in self._policies:
+                if policy.learns:
+                    policy.finished(trace, finished_at)
         return trace.key

@@ -6,9 +6,12 @@ import importlib.util
 import re
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import msgspec
+from msgspec import Meta
+
+from router.policytype import PolicyType
 
 if TYPE_CHECKING:
     from router.policies.base import Policy, PolicyConfig
@@ -38,6 +41,22 @@ def parse_policy(text: str) -> object:
     """`FILE.py:CLASS` as the fields of a PolicyFile, any other name as it is."""
     found = FILE_AND_CLASS.fullmatch(text.strip())
     return text if found is None else {"path": found[1], "name": found[2]}
+
+
+class ModelPolicy(msgspec.Struct, frozen=True):
+    """The policy of one model, of `--model-policy`."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    policy: PolicyType | PolicyFile
+
+    def __str__(self) -> str:
+        return f"{self.model}={self.policy}"
+
+
+def parse_model_policy(text: str) -> dict[str, object]:
+    """`MODEL=POLICY`, where the policy is a name or `FILE.py:CLASS`."""
+    model, _, policy = text.partition("=")
+    return {"model": model, "policy": parse_policy(policy)}
 
 
 def load_policy(file: PolicyFile, config: PolicyConfig, random: Random) -> Policy:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -83,6 +83,7 @@ class Registry:
         self._metrics = metrics
         self._clock = clock
         self.tell: Tell = tell_nobody
+        self.changed: Callable[[], None] = lambda: None  # who is there, or what was said of them
         self._static_key: str | None = None
         self._members: dict[str, Member] = {}
         self._adding = asyncio.Lock()
@@ -185,6 +186,7 @@ class Registry:
                 member.take(details)
                 member.came_from(origin)
                 self._keep(member)
+                self.changed()
         if joined and not member.joined:
             if member.stop is not None:
                 member.stop()
@@ -194,6 +196,7 @@ class Registry:
     def update(self, member: Member, changes: Changes) -> None:
         """Raises ValueError for a key that cannot be in a header."""
         member.take(changes)
+        self.changed()
         self.tell(member, "update", changes)
 
     def remove(self, member: Member, *, told: bool = True) -> None:
@@ -328,6 +331,7 @@ class Registry:
         member.job = None
         member.stop = None
         member.settled.set()
+        self.changed()
 
     async def _give_up(self, member: Member, limit: float) -> None:
         reason = member.worker.health.reason
@@ -374,6 +378,7 @@ class Registry:
         self._caches.forget(worker)
         member.joined = False
         self._discard(member)
+        self.changed()
         log.info("worker %s (%s) removed", worker.node_id, worker.url)
 
     def _discard(self, member: Member) -> None:

@@ -124,6 +124,7 @@ class Trace(msgspec.Struct, omit_defaults=True, kw_only=True):
     route: str | None = None
     method: str | None = None
     model: str | None = None
+    served_model: str | None = None  # what `model` stands for, where it is an alias
     stream: bool | None = None
     http_status: int | None = None
     completion_time: str | None = None

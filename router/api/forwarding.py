@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
@@ -19,6 +20,7 @@ from router.core.headers import HeaderRules
 from router.core.retry import RetryBudget, RetrySettings
 from router.fleet import Fleet, Group
 from router.metrics import Metrics
+from router.models import Models
 from router.policies.base import Policy
 from router.upstream.abort import Aborter
 from router.upstream.pools import Pools
@@ -53,14 +55,20 @@ class ForwardingSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Forwarding:
-    """The parts that sending requests to workers takes. One for the whole router."""
+    """The parts that sending requests to workers takes. One for the whole router.
+
+    `group` is where requests go that nothing narrows the choice of; `models` narrows it by the
+    request's model, None where that plays no part. `policies` are all in use.
+    """
 
     def __init__(
         self,
         *,
         settings: ForwardingSettings,
         fleet: Fleet,
-        policy: Policy,
+        policies: Sequence[Policy],
+        group: Group,
+        models: Models | None = None,
         caches: Caches,
         recorder: Recorder,
         pools: Pools,
@@ -76,8 +84,9 @@ class Forwarding:
     ) -> None:
         self.settings = settings
         self.fleet = fleet
-        self.policy = policy
-        self.group = Group(policy, fleet.workers)  # where nothing narrows the choice
+        self.policies = policies
+        self.group = group
+        self.models = models
         self.caches = caches
         self.recorder = recorder
         self.pools = pools

@@ -14,6 +14,8 @@ import logging
 from collections.abc import Collection
 from typing import Final, NamedTuple, TypeVar
 
+import msgspec
+
 from router.api.connection import ClientConnection
 from router.api.forwarding import Forwarding, Incoming
 from router.api.gate import Ticket
@@ -34,6 +36,7 @@ from router.core.retry import (
     parse_retry_after,
 )
 from router.core.rid import TAKES_RID, with_rid
+from router.core.splice import with_field
 from router.core.usage import AnswerFacts, ResponseScanner
 from router.core.worker import Worker
 from router.errors import (
@@ -167,14 +170,19 @@ class Run:
             raise RequestTimeout(f"the request took longer than {total:g} s") from None
 
     async def read(self) -> None:
-        """Body and facts. Raises BadRequest, TooLarge."""
-        request = self.incoming.request
+        """Body and facts, and who serves the model. Raises BadRequest, TooLarge, ModelNotFound,
+        NoWorker."""
+        request, models = self.incoming.request, self.shared.models
         self.body = await request.body(self.shared.settings.max_payload_bytes)
         if self.body or request.method == "POST":
             try:
                 headers = request.headers
                 self.facts = read_facts(
-                    self.incoming.path, self.body, headers.get("content-type", ""), headers
+                    self.incoming.path,
+                    self.body,
+                    headers.get("content-type", ""),
+                    headers,
+                    None if models is None else models.aliases,
                 )
             except BadBody as error:
                 raise BadRequest(str(error)) from None
@@ -183,6 +191,15 @@ class Run:
         if self.facts.target_worker is not None:
             self.facts.target_worker = self.shared.fleet.named(self.facts.target_worker)
         self.record.understood(self.facts)
+        if models is not None and (self.body or request.method == "POST"):
+            self.group = models.group(self.facts)
+            self.name_model()
+
+    def name_model(self) -> None:
+        """Tell the worker what an alias stands for. A form, or what is compressed, stays as it is."""
+        model = self.facts.served_model
+        if model is not None and "content-encoding" not in self.incoming.request.headers:
+            self.body = with_field(self.body, b"model", msgspec.json.encode(model)) or self.body
 
     def choose_rid(self) -> None:
         """Give the engine an id of ours for a single prompt, so that it can be aborted."""
@@ -462,10 +479,12 @@ class Run:
         status = terminal_status(error, trouble, tried=bool(self.tried))
         self.record.ended(status, now, http_status=http_status, error=trouble)
         self.count(status, now, http_status, error, answer)
-        if shared.policy.learns and self.tried:
-            # In milliseconds, as other replicas read it: all have the same history.
-            ended_at = shared.clock.unix_us(now) // 1000 / 1000
-            shared.policy.finished(self.record.live.trace, ended_at)
+        if self.tried:
+            for policy in shared.policies:
+                if policy.learns:
+                    # In milliseconds, as other replicas read it: all have the same history.
+                    ended_at = shared.clock.unix_us(now) // 1000 / 1000
+                    policy.finished(self.record.live.trace, ended_at)
         shared.request_log.ended(self.record.live.trace, len(self.tried))
 
     def abort(self, exchange: Exchange) -> None:
@@ -498,7 +517,7 @@ class Run:
                 head_seconds=None if self.head_at is None else self.head_at - arrived,
                 status=status,
                 error_type=None if trace.error is None else trace.error.type,
-                model=self.facts.model,
+                model=self.facts.served_model or self.facts.model,
                 stream=self.facts.stream,
                 series=self.series,
                 queue_seconds=trace.queue_seconds,

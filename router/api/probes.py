@@ -28,6 +28,13 @@ class Fleet(Protocol):
     def serves(self) -> bool: ...
 
 
+class Models(Protocol):
+    """What clients may ask for, where requests are routed by it."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+
 class Ready(msgspec.Struct, tag_field="status", tag="ready"):
     """Traces are not the service: a store that is down leaves the router ready, `degraded`."""
 
@@ -50,12 +57,20 @@ class Model(msgspec.Struct):
 
 
 class ProbesApi:
-    """`store` tells the state of the trace store without I/O, None where tracing is off."""
+    """`store` tells the state of the trace store without I/O, None where tracing is off. Without
+    `models` the names are those that the workers list."""
 
-    def __init__(self, fleet: Fleet, store: Callable[[], StoreState | None], version: str) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        store: Callable[[], StoreState | None],
+        version: str,
+        models: Models | None = None,
+    ) -> None:
         self._fleet = fleet
         self._store = store
         self._version = version
+        self._models = models
 
     def routes(self) -> list[Route]:
         return [
@@ -95,7 +110,10 @@ class ProbesApi:
         return text_response("No routers with healthy workers available", 503)
 
     async def models(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        served = sorted({name for w in self._fleet.workers for name in models_of(w)})
+        if self._models is not None:
+            served: Sequence[str] = self._models.names
+        else:
+            served = sorted({name for w in self._fleet.workers for name in models_of(w)})
         if not served:
             raise NoWorker("No models available")
         return json_response(

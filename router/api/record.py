@@ -73,6 +73,7 @@ class RequestRecord:
         """The body has been read."""
         trace = self.live.trace
         trace.model = facts.model
+        trace.served_model = facts.served_model
         trace.stream = facts.stream
         if facts.session_id is not None:
             trace.session_id = facts.session_id

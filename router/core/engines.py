@@ -59,11 +59,13 @@ class Engine(NamedTuple):
 class Identity(NamedTuple):
     """What a worker serves. `names` are those that clients may ask for, the first is the main one.
 
-    `engine` is the name of the engine, None where it cannot be told.
+    `engine` is the name of the engine, None where it cannot be told. `adapters` are those of the names
+    that stand for a LoRA adapter.
     """
 
     names: tuple[str, ...]
     engine: str | None
+    adapters: tuple[str, ...] = ()
 
 
 # -- who is it? ------------------------------------------------------------------------------------
@@ -72,6 +74,7 @@ class Identity(NamedTuple):
 class _Model(msgspec.Struct):
     id: str
     owned_by: str | None = None
+    parent: str | None = None
 
 
 class _Models(msgspec.Struct):
@@ -106,7 +109,8 @@ def served_models(body: bytes, server: str) -> Identity | None:
     if not names:
         return None
     engine = OWNERS.get(models[0].owned_by or "")
-    return Identity(names, engine or ("llama.cpp" if "llama.cpp" in server else None))
+    engine = engine or ("llama.cpp" if "llama.cpp" in server else None)
+    return Identity(names, engine, tuple(model.id for model in models if model.id and model.parent))
 
 
 def model_info(body: bytes, server: str) -> Identity | None:

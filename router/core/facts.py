@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from router.core.model_names import form_model
 from router.core.prefix import block_hashes
 
 ID_CHARACTERS: Final = 128
@@ -34,11 +35,13 @@ class RequestFacts(msgspec.Struct, kw_only=True):
 
     `blocks` are the chained hashes of the text it is routed by and `text_bytes` that text's
     length; `input_tokens` is an estimate, 0 when nothing is known. `sequences` is how many answers
-    are asked for in one request: prompts times `n`.
+    are asked for in one request: prompts times `n`. `served_model` is what `model` stands for where
+    it is an alias.
     """
 
     route: str
     model: str | None = None
+    served_model: str | None = None
     stream: bool = False
     blocks: list[int] = []
     text_bytes: int = 0
@@ -83,13 +86,18 @@ _BRACKETS_AND_SPACE: Final = b"[] \t\r\n"
 
 
 def read_facts(
-    route: str, body: bytes, content_type: str, headers: Mapping[str, str]
+    route: str,
+    body: bytes,
+    content_type: str,
+    headers: Mapping[str, str],
+    aliases: Mapping[str, str] | None = None,
 ) -> RequestFacts:
     """The facts of a request with a body, sent to the path `route`.
 
     `headers` is asked for lower-case names. Raises BadBody when `route` is one of `JSON_ROUTES`
     and the body says or leaves open that it is JSON, and is not a JSON object. Any other body
     (multipart, compressed, another content type, an unknown path) is opaque if it cannot be read.
+    `aliases` of models are given where requests are routed by model; then a form is asked, too.
     """
     fields = _NO_BODY
     text_of = JSON_ROUTES.get(route)
@@ -104,12 +112,18 @@ def read_facts(
             if text_of is not None and (not kind or kind.endswith("json")):
                 raise
     model = _name(fields.model, MODEL_CHARACTERS)
+    served = None
+    if aliases is not None:
+        if kind.startswith("multipart/"):
+            model = _name(form_model(body), MODEL_CHARACTERS)
+        served = aliases.get(model or "")
     text = b"" if text_of is None or fields is _NO_BODY else text_of(fields)
     return RequestFacts(
         route=route,
         model=model,
+        served_model=served,
         stream=fields.stream is True,
-        blocks=block_hashes(text, model) if text else [],
+        blocks=block_hashes(text, served or model) if text else [],
         text_bytes=len(text),
         input_tokens=_input_tokens(fields, text),
         max_tokens=_max_tokens(fields),

@@ -95,6 +95,7 @@ class Worker:
     """
 
     __slots__ = (
+        "adapters",
         "api_key",
         "bootstrap_port",
         "breaker",
@@ -148,6 +149,7 @@ class Worker:
         self.use_key(api_key)
         self.model_id: str | None = None
         self.model_ids: tuple[str, ...] = ()
+        self.adapters: tuple[str, ...] = ()  # those of them that are LoRA adapters
         self.engine: str | None = None
         self.engine_version: str | None = None
         self.in_flight = 0

@@ -48,7 +48,7 @@ class Replica:
 
     def __init__(self, policy: Policy, workers: int) -> None:
         self.policy = policy
-        self.caches = Caches(policy)
+        self.caches = Caches([policy])
         self.workers = [
             Worker(f"http://worker-{number}:30000", f"worker-{number}") for number in range(workers)
         ]

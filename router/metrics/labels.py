@@ -46,13 +46,14 @@ def method_label(method: str) -> str:
 
 
 class ModelLabels:
-    """Model names as labels: what workers serve, then the first few others, then `other`."""
+    """Model names as labels: what workers serve, then the first few others, then `rest`."""
 
-    __slots__ = ("_known", "_room")
+    __slots__ = ("_known", "_rest", "_room")
 
-    def __init__(self, max_unlisted: int = MAX_UNLISTED_MODELS) -> None:
+    def __init__(self, max_unlisted: int = MAX_UNLISTED_MODELS, rest: str = OTHER) -> None:
         self._known: set[str] = set()
         self._room = max_unlisted
+        self._rest = rest
 
     def allow(self, models: Iterable[str]) -> None:
         """These names always get their own series, now and later."""
@@ -65,7 +66,7 @@ class ModelLabels:
         if not model:
             return UNKNOWN
         if self._room == 0 or len(model) > 128:
-            return OTHER
+            return self._rest
         self._room -= 1
         self._known.add(model)
         return model

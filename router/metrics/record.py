@@ -198,7 +198,8 @@ class WorkerSeries:
 class Metrics:
     """Everything this replica counts. Cheap enough for every request; never blocks, never raises.
 
-    Raises ValueError for `duration_buckets` (seconds) that do not rise.
+    With `listed_models_only` no name has series of its own but those that were allowed. Raises
+    ValueError for `duration_buckets` (seconds) that do not rise.
     """
 
     def __init__(
@@ -208,6 +209,7 @@ class Metrics:
         version: str,
         duration_buckets: Iterable[float] = DURATION_BUCKETS,
         hide_worker_urls: bool = False,
+        listed_models_only: bool = False,
     ) -> None:
         self.sources = sources
         self.version = version
@@ -232,7 +234,7 @@ class Metrics:
         self.flush_seconds = Histogram(FLUSH_BUCKETS)
         self.share_seconds = Histogram(FLUSH_BUCKETS)
         self.share_failures = 0
-        self._models = ModelLabels()
+        self._models = ModelLabels(0, UNKNOWN) if listed_models_only else ModelLabels()
         self._series: dict[Worker, WorkerSeries] = {}
         self._hide_worker_urls = hide_worker_urls
 

@@ -39,11 +39,12 @@ NO_SUCH_PATH: Final = frozenset((404, 405, 501))
 
 
 class ProberSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`--health-check-*`."""
+    """`--health-check-*`. `learn_again`: ask with every check what a worker serves."""
 
     interval_seconds: float
     timeout_seconds: float
     endpoint: str
+    learn_again: bool = False
 
 
 class Watched:
@@ -80,7 +81,7 @@ class Prober:
 
     Workers without health checks are asked only what they serve. `tls` is the context for
     workers that are https. `restarted` is told of a worker that is there again after its process
-    had ended.
+    had ended, `learned` of one that serves something else than was known.
     """
 
     def __init__(
@@ -90,11 +91,13 @@ class Prober:
         *,
         tls: ssl.SSLContext | None = None,
         restarted: Callable[[Worker], None] = lambda _worker: None,
+        learned: Callable[[Worker], None] = lambda _worker: None,
     ) -> None:
         self._settings = settings
         self._random = random
         self._tls = tls
         self._restarted = restarted
+        self._learned = learned
         self._tasks = Tasks()
         self._watched: dict[Worker, Watched] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -149,7 +152,7 @@ class Prober:
         worker = watched.worker
         while True:
             good = await self._check(watched) if worker.health.enabled else True
-            if good and not watched.learned:
+            if good and (self._settings.learn_again or not watched.learned):
                 watched.learned = await self._learn(worker)
             watched.asked.set()
             await watched.rest(self._pause(watched, good))
@@ -192,11 +195,12 @@ class Prober:
             return False
         if identity is None:
             return True
-        known = (worker.model_ids, worker.engine, worker.engine_version)
+        known = (worker.model_ids, worker.engine, worker.adapters, worker.engine_version)
         if known != (*identity, version):
-            worker.model_ids, worker.engine = identity
+            worker.model_ids, worker.engine, worker.adapters = identity
             worker.model_id = identity.names[0]
             worker.engine_version = version
+            self._learned(worker)
             told = " ".join(part for part in (identity.engine, version) if part is not None)
             log.info(
                 "worker %s (%s) serves %s%s",

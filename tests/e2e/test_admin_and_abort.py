@@ -92,7 +92,7 @@ async def test_flushing_reaches_every_worker_and_the_policy_forgets_them() -> No
         body = {"text": text, "sampling_params": {"max_new_tokens": 1}}
         for _ in range(2):
             await call(app, "POST", "/generate", body)
-        prefixes = app.forwarding.policy.prefixes
+        prefixes = app.forwarding.group.policy.prefixes
         assert prefixes is not None
         assert prefixes.nodes
         answer = await call(app, "POST", "/flush_cache")

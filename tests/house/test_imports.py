@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"router.learning", "router.shared"},
     {"router.roster"},
     {"router.discovery"},
-    {"router.registry"},
+    {"router.models", "router.registry"},
     {"router.member"},
     {"router.fleet", "router.upstream"},
     {"router.caches"},

@@ -23,7 +23,7 @@ async def test_a_crash_before_the_answer_is_a_500_counted_logged_and_traced_once
             raise RuntimeError("a bug")
 
         with monkeypatch.context() as broken:
-            broken.setattr(type(app.forwarding.policy), "choose", crash)
+            broken.setattr(type(app.forwarding.group.policy), "choose", crash)
             async with await RawConnection.connect(app.port) as client:
                 await client.post("/generate", body(), "X-Request-Id: unlucky\r\n")
                 answer = await client.read_response()

@@ -91,20 +91,20 @@ async def test_a_prompt_sent_to_a_worker_by_one_replica_is_known_to_all_and_to_t
             blocks = block_hashes(TEXT.encode())
             await generate(a, request_id="first")
             home = (await trace(a, "first"))["node_id"]
-            assert b.forwarding.policy.prefixes is not None
-            known = b.forwarding.policy.prefixes
+            assert b.forwarding.group.policy.prefixes is not None
+            known = b.forwarding.group.policy.prefixes
             await until(lambda: known.match(blocks) == {home: len(blocks)})
             await generate(b, request_id="again")
             again = await trace(b, "again")
             assert (again["node_id"], again["cache_hit_rate"]) == (home, again["cache_hit_rate"])
             assert again["predicted_cached_tokens"] == len(TEXT) // 4
             async with replica(redis, *urls) as late:
-                assert late.forwarding.policy.prefixes is not None
-                assert late.forwarding.policy.prefixes.match(blocks) == {home: len(blocks)}
+                assert late.forwarding.group.policy.prefixes is not None
+                assert late.forwarding.group.policy.prefixes.match(blocks) == {home: len(blocks)}
             flushed = await call(b, "POST", "/flush_cache")
             assert flushed.status == 200
-            assert a.forwarding.policy.prefixes is not None
-            own = a.forwarding.policy.prefixes
+            assert a.forwarding.group.policy.prefixes is not None
+            own = a.forwarding.group.policy.prefixes
             await until(lambda: own.match(blocks) == {})
 
 
@@ -182,7 +182,7 @@ class Alone:
         self.worker = Worker("http://10.0.0.1:30000", "worker-0")
         self.fleet = Fleet([self.worker])
         self.policy = build_policy("cache_aware", PolicyConfig(), Random(1))
-        self.caches = Caches(self.policy, PrefixNews())
+        self.caches = Caches([self.policy], PrefixNews())
         self.store = Store()
         self.now = 100.0
         self.clear = True

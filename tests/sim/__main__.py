@@ -30,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--port", type=int, default=30005, help="0: any free one (printed)")
     p.add_argument("--control-port", type=int, help="/_sim/ on a port of its own as well")
     p.add_argument("--model", default=config.model)
+    p.add_argument("--also-serves", action="append", default=[], help="one more name of it")
+    p.add_argument("--adapter", action="append", default=[], help="a LoRA adapter of it")
+    p.add_argument("--dp-size", type=int, default=config.dp_size, help="data-parallel ranks")
     p.add_argument("--seed", type=int, default=engine.seed, help="of the words generated")
     p.add_argument("--block-tokens", type=int, default=engine.block_tokens)
     p.add_argument("--cache-blocks", type=int, default=engine.cache_blocks)
@@ -59,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
 def config_from(args: argparse.Namespace) -> WorkerConfig:
     return WorkerConfig(
         model=args.model,
+        also_serves=tuple(args.also_serves),
+        adapters=tuple(args.adapter),
+        dp_size=args.dp_size,
         engine=EngineConfig(
             seed=args.seed,
             block_tokens=args.block_tokens,

@@ -118,6 +118,7 @@ class Job:
 
     __slots__ = (
         "cached_tokens",
+        "dp_rank",
         "emitted",
         "finish",
         "first_token_at",
@@ -141,6 +142,7 @@ class Job:
         submitted_at: float,
     ) -> None:
         self.rid = rid
+        self.dp_rank: int | None = None
         self.prompt = prompt
         self.words = words
         self.unlimited = unlimited

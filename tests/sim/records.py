@@ -38,6 +38,8 @@ class Record(msgspec.Struct, kw_only=True):
     body_bytes: int | None = None
     body_sha256: str | None = None
     body: str | None = None
+    dp_rank: int | None = None
+    """The rank it was pinned to: by the header, else by the body."""
     body_truncated: bool = False
 
     def take_body(self, body: bytes) -> None:

@@ -51,7 +51,11 @@ async def server_info(call: Call) -> Answer:
             "model_path": model,
             "served_model_name": model,
             "tp_size": 1,
-            "dp_size": 1,
+            **(
+                {}
+                if call.worker.config.dp_size is None
+                else {"dp_size": call.worker.config.dp_size}
+            ),
             "max_total_num_tokens": _capacity_tokens(call),
             "internal_states": [shapes.load(call.worker.engine, _capacity_tokens(call))],
             "status": "ready",
@@ -78,16 +82,21 @@ async def loads(call: Call) -> Answer:
             "version": shapes.VERSION,
             "accelerator": "cpu",
             "num_accelerators": 1,
-            "loads": [shapes.load(call.worker.engine, _capacity_tokens(call))],
+            "loads": [
+                shapes.load(call.worker.engine, _capacity_tokens(call), rank)
+                for rank in range(call.worker.config.dp_size or 1)
+            ],
         }
     )
 
 
 async def models(call: Call) -> Answer:
-    model = call.worker.config.model
-    entry = {"id": model, "object": "model", "created": 0, "owned_by": "sglang", "root": model}
-    entry["max_model_len"] = 1 << 20
-    return json_answer({"object": "list", "data": [entry]})
+    config = call.worker.config
+    entry = {"object": "model", "created": 0, "owned_by": "sglang", "max_model_len": 1 << 20}
+    names = (config.model, *config.also_serves)
+    data = [{**entry, "id": name, "root": config.model} for name in names]
+    data += [{**entry, "id": name, "parent": config.model} for name in config.adapters]
+    return json_answer({"object": "list", "data": data})
 
 
 async def metrics(call: Call) -> Answer:

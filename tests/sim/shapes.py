@@ -91,7 +91,7 @@ def meta_info(job: Job, now: float, *, metrics: bool) -> Json:
         "completion_tokens": job.emitted,
         "cached_tokens": job.cached_tokens,
         "cached_tokens_details": {"device": job.cached_tokens, "host": 0},
-        "dp_rank": None,
+        "dp_rank": job.dp_rank,
     }
     if metrics and job.prefill_started_at is not None:
         meta["queue_time"] = job.prefill_started_at - job.submitted_at
@@ -180,11 +180,11 @@ def response_object(rid: str, model: str, created: int, jobs: Sequence[Job]) -> 
     }
 
 
-def load(engine: Engine, capacity_tokens: int) -> Json:
+def load(engine: Engine, capacity_tokens: int, dp_rank: int = 0) -> Json:
     """One entry of `/v1/loads`."""
     seen = engine.prompt_tokens_seen
     return {
-        "dp_rank": 0,
+        "dp_rank": dp_rank,
         "num_running_reqs": engine.running,
         "num_waiting_reqs": engine.waiting,
         "num_waiting_uncached_tokens": engine.waiting_tokens,

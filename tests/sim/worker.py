@@ -133,6 +133,7 @@ class Worker:
             call.record.take_body(raw)
             if inference:
                 call.body = _decode(raw)
+                call.record.dp_rank = _dp_rank(call)
                 if "sim" in call.body:
                     call.fault = parse_fault(call.body["sim"])
         except (FaultError, BadRequest) as error:
@@ -146,6 +147,14 @@ class Worker:
             return await routes.answer(call)
         except BadRequest as error:
             return _failure(call, error.status, error.message)
+
+
+def _dp_rank(call: Call) -> int | None:
+    header = call.request.header("x-data-parallel-rank")
+    if header is not None and call.worker.config.rank_header:
+        return int(header)
+    rank = call.body.get("routed_dp_rank", call.body.get("data_parallel_rank"))
+    return rank if isinstance(rank, int) else None
 
 
 def _decode(raw: bytes) -> shapes.Json:

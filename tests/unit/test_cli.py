@@ -70,13 +70,16 @@ def test_the_exit_status_is_that_of_the_router(app: App) -> None:
 def test_the_settings_and_one_warning_are_logged_at_start(
     app: App, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = "serve --port 30009 --api-key s3cret --dp-aware --model-path m --log-level INFO"
+    words = "serve --port 30009 --api-key s3cret --control-plane-audit-enabled --model-path m --log-level INFO"
     assert main(words.split()) == 0
     out = capsys.readouterr().out
     assert "Settings: port=30009" in out
     assert "s3cret" not in out
     assert out.count("WARNING") == 1
-    assert "Accepted without effect: --model-path. Not supported yet: --dp-aware" in out
+    assert (
+        "Accepted without effect: --model-path. Not supported yet: --control-plane-audit-enabled"
+        in out
+    )
 
 
 def test_bad_settings_end_with_status_2_and_a_line_each(

@@ -41,7 +41,10 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "policy_weights": ('{"30005": 0.7}', {"30005": 0.7}),
 }
 # Only together with another.
-PAIRS = {"tls_cert_path", "tls_key_path", "client_cert_path", "client_key_path"}
+PAIRS = {
+    *("tls_cert_path", "tls_key_path", "client_cert_path", "client_key_path"),
+    *("model_alias", "model_policy"),
+}
 
 
 def sample(option: Option) -> tuple[str, object]:

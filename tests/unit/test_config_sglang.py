@@ -157,10 +157,10 @@ def test_all_flags_at_once_give_one_warning_line() -> None:
 
 
 def test_the_warning_tells_what_cannot_matter_from_what_is_to_come() -> None:
-    config = parse("--dp-aware --history-backend none --tokenizer-path /t")
+    config = parse("--control-plane-audit-enabled --history-backend none --tokenizer-path /t")
     assert config.warnings == (
         "Accepted without effect: --history-backend, --tokenizer-path. "
-        "Not supported yet: --dp-aware",
+        "Not supported yet: --control-plane-audit-enabled",
     )
 
 
