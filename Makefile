@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-parts fmt lint types test check e2e demo bench docs
+.PHONY: help install demo-parts fmt lint types test check e2e e2e-engines demo bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -55,6 +55,10 @@ check: lint types ## the quick part of `test`: without several processes
 
 e2e: install demo-parts ## only the tests with several processes
 	$(BIN)/python -m pytest -m e2e
+
+e2e-engines: install demo-parts ## the router before real vLLM and SGLang, on the CPU (4 GB)
+	$(BIN)/python -m tests.engines.install .engines
+	TRACE_ROUTER_ENGINES=.engines $(BIN)/python -m pytest -rs tests/engines
 
 demo: install demo-parts ## two real workers, two routers, one store; until Ctrl-C
 	@exec $(BIN)/python -m deploy.demo $(ARGS)
