@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from router.flag_types import NotEmpty
+from router.flag_types import NotEmpty, Positive, parse_worker_url
 from router.flags import Flag
 
 DISCOVERY: Final = "Discovery of workers"
@@ -24,3 +24,16 @@ class DiscoveryFlags(msgspec.Struct, frozen=True, kw_only=True):
             metavar="PATH",
         ),
     ] = None
+    discovery_dns: Annotated[
+        tuple[str, ...],
+        Flag(
+            DISCOVERY,
+            "Names that stand for workers, as http://NAME:PORT: each address is one, as with a "
+            "headless Service of Kubernetes.",
+            metavar="URL",
+            parse=parse_worker_url,
+        ),
+    ] = ()
+    discovery_dns_interval_secs: Annotated[
+        Positive, Flag(DISCOVERY, "Between two times that a name is resolved.")
+    ] = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router.discovery.dns import DnsSource
 from router.discovery.file import FileSource
 from router.discovery.source import Source
 from router.discovery_flags import DiscoveryFlags
@@ -12,4 +13,6 @@ def sources_of(settings: DiscoveryFlags) -> list[Source]:
     sources: list[Source] = []
     if settings.discovery_file is not None:
         sources.append(FileSource(settings.discovery_file))
+    interval = settings.discovery_dns_interval_secs
+    sources += [DnsSource(url, interval) for url in settings.discovery_dns]
     return sources
