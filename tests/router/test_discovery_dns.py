@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,7 @@ class Said:
         self.workers: list[str] | None = None
         self.problem: str | None = None
 
-    def found(self, workers: list[Found]) -> None:
+    def found(self, workers: Sequence[Found]) -> None:
         self.workers, self.problem = [worker.url for worker in workers], None
 
     def failed(self, reason: str) -> None:

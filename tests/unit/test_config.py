@@ -22,6 +22,7 @@ OPTIONS = options_of(Config)
 SAMPLES: dict[str, tuple[str, object]] = {
     "worker_urls": ("http://a:1 http://b:2", ("http://a:1", "http://b:2")),
     "node_ids": ("", ()),
+    "discovery_dns": ("http://a:1 http://b:2", ("http://a:1", "http://b:2")),
     "port_gpu_mapping": ('{"30005": "cuda:2"}', {30005: "cuda:2"}),
     "policy": ("random", "random"),
     "assignment_mode": ("min_load", "min_load"),
