@@ -33,14 +33,21 @@ local function parse(record)
     status = status, node = node, session = session, request_id = request_id, engine_id = engine_id}
 end
 
-local function stored_meta(key)
-  return parse(redis.call('GETRANGE', P .. 'r:' .. key, 0, 1023))
+-- The beginning of a record, with its meta line; empty where there is none. Lua hashes every byte it is
+-- given, so it is given what is mostly enough.
+local function head(key)
+  local k = P .. 'r:' .. key
+  local start = redis.call('GETRANGE', k, '0', '255')
+  if start == '' or string.find(start, '\n', 1, true) then return start end
+  return redis.call('GETRANGE', k, '0', '2047')
 end
 
+local function stored_meta(key) return parse(head(key)) end
+
 local function fleet_settings(now)
-  local s = redis.call('HMGET', P .. 'settings', 'cap', 'ttl', 'floor', 'old_ttl', 'raised_at', 'epoch')
+  local s = redis.call('HMGET', P .. 'settings', 'cap', 'ttl', 'floor', 'old_ttl', 'raised_at', 'epoch', 'tidied')
   local settings = {cap = tonumber(s[1] or ARGV[1]), ttl = tonumber(s[2] or ARGV[2]),
-    epoch = s[6] or '0'}
+    epoch = s[6] or '0', tidied = tonumber(s[7] or '0')}
   local floor = now - settings.ttl * 1000000
   -- A stored floor far ahead was left by a clock that has since been set back.
   if s[3] and tonumber(s[3]) <= now + AHEAD_US then floor = math.max(floor, tonumber(s[3])) end
@@ -57,26 +64,40 @@ local function floor_of(settings)
   return math.max(settings.base_floor, tonumber(nth[2] or '0'))
 end
 
--- Take a record out of everything that names it.
-local function remove(key)
-  local m = stored_meta(key)
-  redis.call('ZREM', P .. 'all', key)
-  if m then
-    redis.call('ZREM', P .. 'node:' .. m.node, key)
-    redis.call('ZREM', P .. 'status:' .. m.status, key)
-    if m.session ~= '' then redis.call('ZREM', P .. 'session:' .. m.session, key) end
-    if m.request_id ~= '' then redis.call('ZREM', P .. 'id:' .. m.request_id, key) end
-    if m.engine_id ~= '' then redis.call('ZREM', P .. 'engine:' .. m.engine_id, key) end
-    if OPEN[m.status] then redis.call('SREM', P .. 'open:' .. m.owner, key) end
-    redis.call('DEL', P .. 'r:' .. key)
+-- Take records (keys, at most some hundred) out of everything that names them. Returns what was known
+-- of those that were there, by key.
+local function remove(keys)
+  if #keys == 0 then return {} end
+  local known, indexes, owners, strings = {}, {}, {}, {}
+  local function leave(kind, name, key, of)
+    local members = of[kind .. name]
+    if not members then members = {}; of[kind .. name] = members end
+    members[#members + 1] = key
   end
-  return m
+  for _, key in ipairs(keys) do
+    local m = stored_meta(key)
+    if m then
+      known[key] = m
+      leave('node:', m.node, key, indexes)
+      leave('status:', m.status, key, indexes)
+      if m.session ~= '' then leave('session:', m.session, key, indexes) end
+      if m.request_id ~= '' then leave('id:', m.request_id, key, indexes) end
+      if m.engine_id ~= '' then leave('engine:', m.engine_id, key, indexes) end
+      if OPEN[m.status] then leave('open:', m.owner, key, owners) end
+      strings[#strings + 1] = P .. 'r:' .. key
+    end
+  end
+  redis.call('ZREM', P .. 'all', unpack(keys))
+  for index, members in pairs(indexes) do redis.call('ZREM', P .. index, unpack(members)) end
+  for open, members in pairs(owners) do redis.call('SREM', P .. open, unpack(members)) end
+  if #strings > 0 then redis.call('DEL', unpack(strings)) end
+  return known
 end
 
 -- Remove at most `limit` records below the floor; returns how many it saw.
 local function collect(floor, limit)
   local stale = redis.call('ZRANGEBYSCORE', P .. 'all', '-inf', '(' .. text(floor), 'LIMIT', 0, limit)
-  for _, key in ipairs(stale) do remove(key) end
+  remove(stale)
   return #stale
 end
 

@@ -28,15 +28,16 @@ if mode == 'all' then
 end
 
 local deleted = 0
-local function delete(key)
-  local m = remove(key)
-  if m and m.arrived >= floor then deleted = deleted + 1 end
+local function delete(keys)
+  for _, m in pairs(remove(keys)) do
+    if m.arrived >= floor then deleted = deleted + 1 end
+  end
 end
 local function delete_under(index)
   local keys = redis.call('ZREVRANGE', P .. index, 0, AT_ONCE - 1)
-  for _, key in ipairs(keys) do
-    delete(key)
-    redis.call('ZREM', P .. index, key) -- also where the server has evicted the record
+  if #keys > 0 then
+    delete(keys)
+    redis.call('ZREM', P .. index, unpack(keys)) -- also where the server has evicted the record
   end
   return #keys == AT_ONCE and 1 or 0
 end
@@ -46,7 +47,7 @@ if mode == 'session' then
   more = delete_under('session:' .. id)
 else
   more = delete_under('id:' .. id)
-  delete(id)
+  delete({id})
   if deleted == 0 then more = delete_under('engine:' .. id) end
 end
 if deleted > 0 then empty_feed() end
