@@ -36,6 +36,7 @@ from router.api.guard import ConnectionLimits
 from router.api.http import simple_handler
 from router.api.inference import STOPPED
 from router.api.metrics import MetricsApi
+from router.api.openapi import OpenApi
 from router.api.probes import ProbesApi
 from router.api.record import Recorder
 from router.api.relay import Limits
@@ -54,7 +55,7 @@ from router.core.admission import AdmissionSettings
 from router.core.breaker import BreakerSettings
 from router.core.headers import HeaderRules
 from router.core.health import HealthSettings
-from router.core.paths import ForwardPaths
+from router.core.paths import GENERATION, ForwardPaths
 from router.core.prefix_news import PrefixNews
 from router.core.retry import RetryBudget, RetrySettings
 from router.decision_csv import DecisionCsv
@@ -321,6 +322,7 @@ class App:
         ]
         if config.prometheus_port is None:
             routes += self.metrics_api.routes()
+        routes += OpenApi(routes, GENERATION, self.metrics.version, access.asks).routes()
         return Dispatcher(
             table=RouteTable(routes),
             paths=ForwardPaths(config.forward_paths),

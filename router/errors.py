@@ -7,6 +7,7 @@ sent to the worker or nothing came of it, so another worker may be tried.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import msgspec
@@ -179,17 +180,31 @@ class RouterStopped(RouterError):
     status, code, outcome = 503, "router_stopped", "router_lost"
 
 
+def kinds(kind: type[RouterError] = RouterError) -> Iterator[type[RouterError]]:
+    """All that were declared so far, by whatever module."""
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from kinds(narrower)
+
+
+class ErrorObject(msgspec.Struct):
+    """`code` is for programs, `param` the parameter or field that is wrong."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    """An error in OpenAI's shape."""
+
+    error: ErrorObject
+
+
 def error_body(
     status: int, code: str, message: str, *, type: str | None = None, param: str | None = None
 ) -> bytes:
     """The OpenAI error object as JSON bytes."""
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": message,
-                "type": type or ERROR_TYPES.get(status, "server_error"),
-                "code": code,
-                "param": param,
-            }
-        }
-    )
+    named = type or ERROR_TYPES.get(status, "server_error")
+    return msgspec.json.encode(ErrorBody(ErrorObject(message, named, code, param)))

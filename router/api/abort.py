@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
+from router.api.about import About
 from router.api.access import Access
 from router.api.body import read_body
 from router.api.http import json_response
 from router.api.routing import Route
 from router.core.worker import Worker
-from router.errors import BadRequest
+from router.errors import BadRequest, TooLarge
 from router.fleet import Fleet
 from router.upstream.abort import ask_to_abort
 from router.upstream.control import Control, ControlFailed, of_each
@@ -46,6 +48,23 @@ class Known(msgspec.Struct):
     engine_request_id: str | None = None
 
 
+# One of the two must be said.
+NAMED: Final = {"required": ["rid"], "properties": {"rid": {"type": "string", "minLength": 1}}}
+ALL: Final = {"required": ["abort_all"], "properties": {"abort_all": {"const": True}}}
+
+
+class Aborted(msgspec.Struct):
+    workers_told: int
+
+
+ABOUT: Final = About(
+    summary="End a request at its worker",
+    answers={200: Aborted},
+    errors=(TooLarge,),
+    body=Annotated[AbortRequest, Meta(extra_json_schema={"anyOf": [NAMED, ALL]})],
+)
+
+
 class AbortApi:
     """`traces` is None where tracking is off: then every id is unknown."""
 
@@ -58,7 +77,7 @@ class AbortApi:
         self._access = access
 
     def routes(self) -> list[Route]:
-        return [Route("POST", "/abort_request", self.abort, "key")]
+        return [Route("POST", "/abort_request", self.abort, "key", ABOUT)]
 
     async def abort(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         """200 with the number of workers that took it; who asks learns no more, as with SGLang."""
@@ -82,7 +101,7 @@ class AbortApi:
         failed = [worker.node_id for worker, said in told if isinstance(said, ControlFailed)]
         if failed:
             log.warning("abort not taken by %s", ", ".join(failed[:8]))
-        return json_response(msgspec.json.encode({"workers_told": len(told) - len(failed)}))
+        return json_response(msgspec.json.encode(Aborted(len(told) - len(failed))))
 
     async def _whom_to_ask(self, rid: str) -> tuple[str, list[Worker]]:
         """The id under which workers know the request, and which of them to tell."""

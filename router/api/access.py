@@ -23,6 +23,10 @@ class Access:
         # Who may administrate may also ask.
         self._user = () if api_key is None else (api_key.encode(), *self._admin)
 
+    def asks(self, level: Level) -> bool:
+        """Whether a key is asked for."""
+        return level != "open" and bool(self._user if level == "key" else self._admin)
+
     def check(self, level: Level, authorization: str | None) -> None:
         """Raises InvalidKey (401) or Forbidden (403)."""
         if level == "open":

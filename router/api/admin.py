@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
 
+from router.api.about import TEXT as PLAIN_TEXT
+from router.api.about import About, JsonObject
 from router.api.engine_metrics import merge
 from router.api.http import json_response, text_response
 from router.api.routing import Route, split_target
@@ -39,6 +41,41 @@ class WorkerLoad(msgspec.Struct, omit_defaults=True):
     token_capacity: int | None = None
 
 
+class WorkerLoads(msgspec.Struct):
+    workers: list[WorkerLoad]
+
+
+class NotFlushed(msgspec.Struct):
+    worker: str
+    error: str
+
+
+class Flushed(msgspec.Struct, omit_defaults=True):
+    """`successful` and `failed` only where some failed."""
+
+    status: Literal["success", "partial_success"]
+    message: str
+    workers_flushed: int
+    total_http_workers: int
+    total_workers: int
+    successful: list[str] | None = None
+    failed: list[NotFlushed] | None = None
+
+
+MODEL_INFO: Final = About(
+    summary="What a healthy worker says of its model",
+    answers={200: JsonObject},
+    errors=(NoWorkers, UpstreamError),
+)
+ENGINE_METRICS: Final = About(
+    summary="The metrics of all workers on one page", answers={200: PLAIN_TEXT, 500: PLAIN_TEXT}
+)
+LOADS: Final = About(summary="Tokens at each worker", answers={200: WorkerLoads})
+FLUSH: Final = About(
+    summary="Every worker drops its prefix cache", answers={200: Flushed, 206: Flushed}
+)
+
+
 class AdminApi:
     """Each call asks workers, together and for at most a few seconds."""
 
@@ -50,11 +87,11 @@ class AdminApi:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/get_model_info", self.model_info, "open"),
-            Route("GET", "/model_info", self.model_info, "open"),
-            Route("GET", "/engine_metrics", self.engine_metrics, "open"),
-            Route("GET", "/get_loads", self.loads, "admin"),
-            Route("POST", "/flush_cache", self.flush_cache, "admin"),
+            Route("GET", "/get_model_info", self.model_info, "open", MODEL_INFO),
+            Route("GET", "/model_info", self.model_info, "open", MODEL_INFO),
+            Route("GET", "/engine_metrics", self.engine_metrics, "open", ENGINE_METRICS),
+            Route("GET", "/get_loads", self.loads, "admin", LOADS),
+            Route("POST", "/flush_cache", self.flush_cache, "admin", FLUSH),
         ]
 
     async def model_info(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
@@ -80,7 +117,7 @@ class AdminApi:
         """What each worker has to do, by its engine's own account."""
         said = await of_each(self._fleet.workers, partial(loads_of, self._control))
         workers = [self._load(worker, loads) for worker, loads in said]
-        return json_response(msgspec.json.encode({"workers": workers}))
+        return json_response(msgspec.json.encode(WorkerLoads(workers)))
 
     def _load(self, worker: Worker, loads: list[EngineLoad] | ControlFailed) -> WorkerLoad:
         label = self._metrics.worker_label(worker)
@@ -104,17 +141,17 @@ class AdminApi:
         failed = [(worker, str(a)) for worker, a in answers if isinstance(a, ControlFailed)]
         for worker in flushed:
             self._caches.lost(worker, "flushed")
-        told: dict[str, object] = {
-            "status": "partial_success" if failed else "success",
-            "message": flush_message(len(flushed), len(failed)),
-            "workers_flushed": len(flushed),
-            "total_http_workers": len(workers),
-            "total_workers": len(workers),
-        }
+        told = Flushed(
+            status="partial_success" if failed else "success",
+            message=flush_message(len(flushed), len(failed)),
+            workers_flushed=len(flushed),
+            total_http_workers=len(workers),
+            total_workers=len(workers),
+        )
         if failed:
             label = self._metrics.worker_label
-            told["successful"] = [label(worker) for worker in flushed]
-            told["failed"] = [{"worker": label(w), "error": error} for w, error in failed]
+            told.successful = [label(worker) for worker in flushed]
+            told.failed = [NotFlushed(label(worker), error) for worker, error in failed]
         return json_response(msgspec.json.encode(told), 206 if failed else 200)
 
     async def engine_metrics(

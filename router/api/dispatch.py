@@ -160,6 +160,8 @@ class Dispatcher:
                     response = await found.route.handler(request, found.params)
                 elif isinstance(found, MethodNotAllowed):
                     response = method_not_allowed(found.allowed)
+                elif self._paths.find(path) is not None:  # `forward` left it: TRACE, OPTIONS, ...
+                    response = method_not_allowed(TRACED)
                 else:
                     raise NotFound(f"no such path: {path[:200]}")
             self._count(method, route, response.status, "", arrived, identity)

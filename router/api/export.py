@@ -10,13 +10,14 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from router.api.about import About, Plain
 from router.api.routing import Route
 from router.api.streaming import Broken, Streaming, Write
 from router.api.traces import told
-from router.errors import BadRequest, TracingOff
+from router.errors import BadRequest, StoreDown, TracingOff
 from tracking.export import FORMATS, Format
-from tracking.query import FILTERS, TraceQuery, parse_query
-from tracking.values import decode_cursor
+from tracking.query import FILTERS, PARAMETERS, Parameter, TraceQuery, parse_query
+from tracking.values import decode_cursor, one_of
 from tracking.view import Page, StoreUnavailable, TraceView
 
 log = logging.getLogger("router.export")
@@ -26,6 +27,13 @@ SLICE_TRACES: Final = 20  # at a time: a millisecond of the event loop
 PATIENCE_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.05
 ALLOWED: Final = ("format", *FILTERS, "order")
+FORMAT: Final = Parameter("the format (default ndjson)", one_of(FORMATS))
+ABOUT: Final = About(
+    summary="Every match, streamed",
+    answers={200: Plain("*/*")},
+    errors=(TracingOff, StoreDown),
+    query={"format": FORMAT} | {name: PARAMETERS[name] for name in (*FILTERS, "order")},
+)
 
 
 class ExportApi:
@@ -43,7 +51,7 @@ class ExportApi:
         self._patience_seconds = patience_seconds
 
     def routes(self) -> list[Route]:
-        return [Route("GET", "/v1/traces/export", told(self.export), "key")]
+        return [Route("GET", "/v1/traces/export", told(self.export), "key", ABOUT)]
 
     async def export(self, request: web.BaseRequest, params: dict[str, str]) -> web.StreamResponse:
         if self._view is None:

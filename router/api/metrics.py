@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 
+from router.api.about import TEXT, About
 from router.api.routing import Route
 from router.metrics import Exposition, Metrics, Siblings
+
+ABOUT: Final = About(summary="Metrics for Prometheus", answers={200: TEXT})
 
 
 class MetricsApi:
@@ -17,7 +22,7 @@ class MetricsApi:
         """All processes of this router, where it has more than one."""
 
     def routes(self) -> list[Route]:
-        return [Route("GET", "/metrics", self.scrape, "open")]
+        return [Route("GET", "/metrics", self.scrape, "open", ABOUT)]
 
     async def scrape(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         families = None if self.siblings is None else await self.siblings.families()

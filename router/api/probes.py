@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 from aiohttp import web
 
+from router.api.about import TEXT, About
 from router.api.http import json_response, text_response
 from router.api.routing import Route
 from router.core.worker import Worker
@@ -56,6 +57,33 @@ class Model(msgspec.Struct):
     owned_by: str = "local"
 
 
+class ModelList(msgspec.Struct):
+    """`/v1/models`, in OpenAI's shape."""
+
+    data: list[Model]
+    object: str = "list"
+
+
+class ServerInfo(msgspec.Struct):
+    """As sglang-router tells it."""
+
+    workers_count: int
+    version: str
+    router_manager: bool = True
+    routers_count: int = 1
+
+
+LIVE: Final = About(summary="Whether this process lives", answers={200: TEXT})
+READINESS: Final = About(
+    summary="Whether new requests should come here", answers={200: Ready, 503: NotReady}
+)
+GENERATES: Final = About(summary="Whether a worker is healthy", answers={200: TEXT, 503: TEXT})
+MODELS: Final = About(
+    summary="The models that the workers serve", answers={200: ModelList}, errors=(NoWorker,)
+)
+SERVER_INFO: Final = About(summary="This router", answers={200: ServerInfo})
+
+
 class ProbesApi:
     """`store` tells the state of the trace store without I/O, None where tracing is off. Without
     `models` the names are those that the workers list."""
@@ -74,12 +102,12 @@ class ProbesApi:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/health", self.live, "open"),
-            Route("GET", "/liveness", self.live, "open"),
-            Route("GET", "/readiness", self.readiness, "open"),
-            Route("GET", "/health_generate", self.health_generate, "open"),
-            Route("GET", "/v1/models", self.models, "open"),
-            Route("GET", "/get_server_info", self.server_info, "open"),
+            Route("GET", "/health", self.live, "open", LIVE),
+            Route("GET", "/liveness", self.live, "open", LIVE),
+            Route("GET", "/readiness", self.readiness, "open", READINESS),
+            Route("GET", "/health_generate", self.health_generate, "open", GENERATES),
+            Route("GET", "/v1/models", self.models, "open", MODELS),
+            Route("GET", "/get_server_info", self.server_info, "open", SERVER_INFO),
         ]
 
     async def live(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
@@ -116,21 +144,11 @@ class ProbesApi:
             served = sorted({name for w in self._fleet.workers for name in models_of(w)})
         if not served:
             raise NoWorker("No models available")
-        return json_response(
-            msgspec.json.encode({"object": "list", "data": [Model(name) for name in served]})
-        )
+        return json_response(msgspec.json.encode(ModelList([Model(name) for name in served])))
 
     async def server_info(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        return json_response(
-            msgspec.json.encode(
-                {
-                    "router_manager": True,
-                    "routers_count": 1,
-                    "workers_count": len(self._fleet.workers),
-                    "version": self._version,
-                }
-            )
-        )
+        told = ServerInfo(len(self._fleet.workers), self._version)
+        return json_response(msgspec.json.encode(told))
 
 
 def models_of(worker: Worker) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
+from router.api.about import About
 from router.api.access import Level
 from router.errors import BadRequest
 
@@ -39,7 +40,7 @@ AMBIGUITIES = {
 
 
 class Route(NamedTuple):
-    """A handler, where it is found and who may call it.
+    """A handler, where it is found, who may call it, and what is to be known of it.
 
     In `path` a segment `{name}` stands for any one segment. A GET route answers HEAD as well.
     """
@@ -48,6 +49,7 @@ class Route(NamedTuple):
     path: str
     handler: Handler
     access: Level
+    about: About | None = None
 
     @property
     def name(self) -> str:

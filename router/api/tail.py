@@ -7,18 +7,32 @@ from typing import Final
 
 from aiohttp import web
 
+from router.api.about import About, Plain, asked
 from router.api.routing import Route
 from router.api.streaming import Streaming, Write
 from router.api.traces import told
-from router.errors import BadRequest, TracingOff
+from router.errors import BadRequest, StoreDown, TracingOff
 from tracking.feed import FeedEvent, Place, parse_place
 from tracking.query import FILTERS, PARAMETERS, Matcher, parse_query
 from tracking.tail import Dropped, Interrupted, Listener, Tail, Told
+from tracking.values import pattern
 
 HEARTBEAT_SECONDS: Final = 15.0
 RESUME: Final = "last_event_id"
 # A time range is for what has been.
 ALLOWED: Final = tuple(name for name in FILTERS if not PARAMETERS[name].range)
+ABOUT: Final = About(
+    summary="What happens now, at all replicas, as server-sent events without end",
+    answers={200: Plain("text/event-stream")},
+    errors=(TracingOff, StoreDown),
+    query={name: PARAMETERS[name] for name in ALLOWED}
+    | {
+        RESUME: asked(
+            "the id of the last event that was seen, as in the header Last-Event-ID",
+            pattern("[0-9]{1,16}-[0-9]{1,16}"),
+        )
+    },
+)
 HEADERS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store",
@@ -40,7 +54,7 @@ class TailApi:
         self._heartbeat_seconds = heartbeat_seconds
 
     def routes(self) -> list[Route]:
-        return [Route("GET", "/v1/traces/stream", told(self.stream), "key")]
+        return [Route("GET", "/v1/traces/stream", told(self.stream), "key", ABOUT)]
 
     async def stream(self, request: web.BaseRequest, params: dict[str, str]) -> web.StreamResponse:
         if self._tail is None:

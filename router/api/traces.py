@@ -12,11 +12,14 @@ from urllib.parse import urlencode
 import msgspec
 from aiohttp import web
 
+from router.api.about import About, Either, JsonObject
 from router.api.body import read_body
 from router.api.http import json_response
 from router.api.routing import Handler, Route
-from router.errors import BadRequest, NotFound, StoreDown, TracingOff
-from tracking.query import QueryError, TraceQuery, parse_query
+from router.errors import BadRequest, NotFound, StoreDown, TooLarge, TracingOff
+from tracking.client.results import Deleted, FullTrace, Stats
+from tracking.query import PARAMETERS, QueryError, TraceQuery, parse_query
+from tracking.stats_query import PARAMETERS as STATS_PARAMETERS
 from tracking.stats_query import parse_stats
 from tracking.trace import rfc3339
 from tracking.view import StoreUnavailable, TraceView
@@ -34,6 +37,43 @@ class BatchRequest(msgspec.Struct):
     request_ids: list[str]
 
 
+AWAY: Final = (TracingOff, StoreDown)
+MANY: Final = About(
+    summary="Traces, newest first",
+    answers={200: Either(list[FullTrace], list[JsonObject])},
+    errors=AWAY,
+    query=PARAMETERS,
+    headers={
+        "Link": 'the next page, rel="next"; absent on the last',
+        "X-Trace-Partial": "why the page may lack traces: store-unavailable or scan-budget",
+    },
+)
+DELETE_MANY: Final = About(
+    summary="Delete all traces, or a session's",
+    answers={200: Deleted},
+    errors=AWAY,
+    query={"session_id": PARAMETERS["session_id"]},
+)
+STATS: Final = About(
+    summary="Counts, and rates and percentiles of a window",
+    answers={200: Stats},
+    errors=AWAY,
+    query=STATS_PARAMETERS,
+)
+BATCH: Final = About(
+    summary="The traces of some ids, in their order; unknown ones are left out",
+    answers={200: list[FullTrace]},
+    errors=(*AWAY, TooLarge),
+    body=BatchRequest | list[str],
+)
+ONE: Final = About(
+    summary="A trace by request id, record key or the engine's id",
+    answers={200: FullTrace},
+    errors=(*AWAY, NotFound),
+)
+DELETE: Final = About(summary="Delete a trace", answers={200: Deleted}, errors=(*AWAY, NotFound))
+
+
 class TracesApi:
     """Answers from a TraceView; None where tracing is off. `unix_us` tells the fleet's time."""
 
@@ -43,12 +83,12 @@ class TracesApi:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/v1/traces", told(self.page), "key"),
-            Route("DELETE", "/v1/traces", told(self.delete_many), "delete"),
-            Route("GET", "/v1/traces/stats", told(self.stats), "key"),
-            Route("POST", "/v1/traces/batch", told(self.batch), "key"),
-            Route("GET", "/v1/traces/{request_id}", told(self.get), "key"),
-            Route("DELETE", "/v1/traces/{request_id}", told(self.delete), "delete"),
+            Route("GET", "/v1/traces", told(self.page), "key", MANY),
+            Route("DELETE", "/v1/traces", told(self.delete_many), "delete", DELETE_MANY),
+            Route("GET", "/v1/traces/stats", told(self.stats), "key", STATS),
+            Route("POST", "/v1/traces/batch", told(self.batch), "key", BATCH),
+            Route("GET", "/v1/traces/{request_id}", told(self.get), "key", ONE),
+            Route("DELETE", "/v1/traces/{request_id}", told(self.delete), "delete", DELETE),
         ]
 
     @property

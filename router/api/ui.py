@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from router.api.about import About, Plain
 from router.api.routing import Route
 from router.errors import NotFound
 
@@ -37,6 +38,13 @@ HEADERS: Final = {
 }
 
 
+PAGE_ABOUT: Final = About(summary="The page", answers={200: Plain("text/html"), 304: None})
+REDIRECT_ABOUT: Final = About(summary="Leads to the page", answers={308: None})
+FILE_ABOUT: Final = About(
+    summary="A file of the page", answers={200: Plain("*/*"), 304: None}, errors=(NotFound,)
+)
+
+
 class File(msgspec.Struct, frozen=True):
     """A file as it is served."""
 
@@ -53,9 +61,9 @@ class UiApi:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/ui", self.page, "open"),
-            Route("GET", "/ui/", self.redirect, "open"),
-            Route("GET", "/ui/{file}", self.file, "open"),
+            Route("GET", "/ui", self.page, "open", PAGE_ABOUT),
+            Route("GET", "/ui/", self.redirect, "open", REDIRECT_ABOUT),
+            Route("GET", "/ui/{file}", self.file, "open", FILE_ABOUT),
         ]
 
     async def page(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:

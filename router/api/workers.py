@@ -7,29 +7,35 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import Final, get_args
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Final, Literal
 from urllib.parse import parse_qs
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
+from router.api.about import TEXT, About, Either, asked
 from router.api.body import read_body
 from router.api.http import json_response, text_response
 from router.api.routing import Route, split_target
+from router.core.breaker import BreakerState
 from router.core.worker import Role
+from router.errors import TooLarge
 from router.member import Changes, Details, Job, Member
 from router.registry import Registry
+from tracking.values import Schema
 
 BODY_BYTES: Final = 1 << 20
 UNKNOWN_MODEL: Final = "unknown"
+WORKER_URL: Final[Schema] = {"type": "string", "format": "worker-url"}
 
 
 class NewWorker(Details, kw_only=True):
     """`POST /workers`. Of what sglang-router knows and we do not, some is refused, see `refusal`."""
 
-    url: str
+    url: Annotated[str, Meta(extra_json_schema=WORKER_URL)]
     dp_aware: bool = False
 
 
@@ -49,11 +55,86 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     metadata: dict[str, str]
     disable_health_check: bool
     draining: bool
+    breaker: BreakerState
     origin: str
     engine: str | None = None
     engine_version: str | None = None
     bootstrap_port: int | None = None
     job_status: Job | None = None
+
+
+class Counts(msgspec.Struct):
+    """Of workers, by their type."""
+
+    prefill_count: int
+    decode_count: int
+    regular_count: int
+
+
+class WorkerList(msgspec.Struct):
+    workers: list[WorkerInfo]
+    total: int
+    stats: Counts
+
+
+class Accepted(msgspec.Struct, omit_defaults=True):
+    """Done behind; `url` and `location` are those of a new worker."""
+
+    status: Literal["accepted"]
+    worker_id: str
+    message: str
+    url: str | None = None
+    location: str | None = None
+
+
+class Refused(msgspec.Struct):
+    """As sglang-router says no."""
+
+    error: str
+    code: str
+
+
+class Urls(msgspec.Struct):
+    urls: list[str]
+
+
+ID: Final[Mapping[str, Schema]] = {"id": {"type": "string", "format": "uuid"}}
+URL: Final = asked("the worker's URL", WORKER_URL)
+REFUSED: Final[Mapping[int, object]] = {400: Refused, 404: Refused}
+SHOW_ALL: Final = About(summary="All workers", answers={200: WorkerList})
+CREATE: Final = About(
+    summary="Add a worker",
+    answers={202: Accepted, 400: Either(Refused, TEXT), 422: TEXT},
+    errors=(TooLarge,),
+    body=NewWorker,
+    headers={"Location": "where it will be"},
+)
+SHOW: Final = About(summary="A worker", answers={200: WorkerInfo, **REFUSED}, path=ID)
+UPDATE: Final = About(
+    summary="Change a worker",
+    answers={202: Accepted, 422: TEXT, **REFUSED},
+    errors=(TooLarge,),
+    body=Changes,
+    path=ID,
+)
+DELETE: Final = About(
+    summary="Remove a worker, once its requests have ended",
+    answers={202: Accepted, **REFUSED},
+    path=ID,
+)
+LEGACY_ADD: Final = About(
+    summary="Add a worker, and wait until it is healthy",
+    answers={200: TEXT, 400: TEXT},
+    query={"url": URL, "api_key": asked("the key that it asks for")},
+    required=("url",),
+)
+LEGACY_REMOVE: Final = About(
+    summary="Remove a worker",
+    answers={200: TEXT, 400: TEXT},
+    query={"url": URL},
+    required=("url",),
+)
+LEGACY_LIST: Final = About(summary="The URLs of all workers", answers={200: Urls})
 
 
 class WorkersApi:
@@ -64,14 +145,14 @@ class WorkersApi:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/workers", self.show_all, "admin"),
-            Route("POST", "/workers", self.create, "admin"),
-            Route("GET", "/workers/{id}", self.show, "admin"),
-            Route("PUT", "/workers/{id}", self.update, "admin"),
-            Route("DELETE", "/workers/{id}", self.delete, "admin"),
-            Route("POST", "/add_worker", self.legacy_add, "admin"),
-            Route("POST", "/remove_worker", self.legacy_remove, "admin"),
-            Route("GET", "/list_workers", self.legacy_list, "admin"),
+            Route("GET", "/workers", self.show_all, "admin", SHOW_ALL),
+            Route("POST", "/workers", self.create, "admin", CREATE),
+            Route("GET", "/workers/{id}", self.show, "admin", SHOW),
+            Route("PUT", "/workers/{id}", self.update, "admin", UPDATE),
+            Route("DELETE", "/workers/{id}", self.delete, "admin", DELETE),
+            Route("POST", "/add_worker", self.legacy_add, "admin", LEGACY_ADD),
+            Route("POST", "/remove_worker", self.legacy_remove, "admin", LEGACY_REMOVE),
+            Route("GET", "/list_workers", self.legacy_list, "admin", LEGACY_LIST),
         ]
 
     # -- 0.3.2 -----------------------------------------------------------------------------
@@ -80,11 +161,11 @@ class WorkersApi:
         members = in_order(self._registry.members)
         roles = Counter(member.worker.role for member in members)
         return _json(
-            {
-                "workers": [info(member) for member in members],
-                "total": len(members),
-                "stats": {f"{role}_count": roles[role] for role in get_args(Role)},
-            }
+            WorkerList(
+                [info(member) for member in members],
+                len(members),
+                Counts(roles["prefill"], roles["decode"], roles["regular"]),
+            )
         )
 
     async def create(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
@@ -103,13 +184,13 @@ class WorkersApi:
             return _bad(str(error))
         location = f"/workers/{member.id}"
         return _json(
-            {
-                "status": "accepted",
-                "worker_id": member.id,
-                "url": new.url,
-                "location": location,
-                "message": "Worker addition queued for background processing",
-            },
+            Accepted(
+                "accepted",
+                member.id,
+                "Worker addition queued for background processing",
+                url=new.url,
+                location=location,
+            ),
             202,
             {"Location": location},
         )
@@ -146,7 +227,7 @@ class WorkersApi:
         member = self._registry.get(member_id)
         if member is not None:
             return member
-        return _json({"error": f"Worker {member_id} not found", "code": "WORKER_NOT_FOUND"}, 404)
+        return _json(Refused(f"Worker {member_id} not found", "WORKER_NOT_FOUND"), 404)
 
     # -- 0.2.1 -----------------------------------------------------------------------------
 
@@ -187,7 +268,7 @@ class WorkersApi:
         return text_response(f"Worker {url} removed successfully")
 
     async def legacy_list(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        return _json({"urls": [member.url for member in in_order(self._registry.members)]})
+        return _json(Urls([member.url for member in in_order(self._registry.members)]))
 
 
 def refusal(new: NewWorker, roles: Collection[Role]) -> str | None:
@@ -231,6 +312,7 @@ def info(member: Member) -> WorkerInfo:
         engine=worker.engine,
         engine_version=worker.engine_version,
         bootstrap_port=worker.bootstrap_port,
+        breaker=worker.breaker.state,
         job_status=member.job,
     )
 
@@ -241,14 +323,9 @@ def _json(value: object, status: int = 200, headers: dict[str, str] | None = Non
 
 def _accepted(member: Member, what: str) -> web.Response:
     return _json(
-        {
-            "status": "accepted",
-            "worker_id": member.id,
-            "message": f"Worker {what} queued for background processing",
-        },
-        202,
+        Accepted("accepted", member.id, f"Worker {what} queued for background processing"), 202
     )
 
 
 def _bad(problem: str) -> web.Response:
-    return _json({"error": problem, "code": "BAD_REQUEST"}, 400)
+    return _json(Refused(problem, "BAD_REQUEST"), 400)

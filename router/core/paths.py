@@ -126,6 +126,7 @@ OWN: Final = (
     "/list_workers",
     "/liveness",
     "/metrics",
+    "/openapi.json",
     "/readiness",
     "/remove_worker",
     "/ui",

@@ -82,7 +82,8 @@ async def test_an_added_worker_serves_once_it_is_healthy(app: App, worker: InPro
     assert (await generate(app)).status == 503
     worker_id = await added(app, worker.url, priority=7, cost=2.5, labels={"zone": "a"})
     assert (await generate(app)).status == 200
-    await until(lambda: app.fleet.workers[0].model_id)
+    first = app.fleet.workers[0]
+    await until(lambda: first.model_id and first.engine_version)
     shown = (await show(app, worker_id)).json
     assert shown == {
         "id": worker_id,
@@ -98,7 +99,10 @@ async def test_an_added_worker_serves_once_it_is_healthy(app: App, worker: InPro
         "metadata": {"zone": "a"},
         "disable_health_check": False,
         "draining": False,
+        "breaker": "closed",
         "origin": "api",
+        "engine": "sglang",
+        "engine_version": first.engine_version,
     }
     listed = (await call(app, "GET", "/workers")).json
     assert (listed["workers"], listed["total"]) == ([shown], 1)
