@@ -11,9 +11,9 @@ from typing import Final, cast
 
 import msgspec
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from tracking.connect import Client
+from tracking.connect import FAILURES, Client
 from tracking.view import StoreUnavailable
 
 SECONDS: Final = 2.0
@@ -35,7 +35,7 @@ async def examine(client: Client, key: str) -> Server:
         async with asyncio.timeout(SECONDS):
             info = await _ask(client, key, "INFO")
             save = await _ask(client, key, "CONFIG GET", "save")
-    except (RedisError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise StoreUnavailable(str(error) or type(error).__name__) from error
     return Server(
         info=cast(Mapping[str, object] | None, info),

@@ -25,6 +25,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 Client: TypeAlias = Redis | RedisCluster
 Settings: TypeAlias = dict[
@@ -34,6 +35,9 @@ Settings: TypeAlias = dict[
 SOCKET_SECONDS: Final = 1.0  # a server that is silent for so long has gone: look for another
 SENTINEL_SECONDS: Final = 0.5  # several are asked in turn within one call
 MOST_CONNECTIONS: Final = 64  # of one process; the store's own calls need at most a quarter
+# What a call raises when its server is gone or answers with an error. RuntimeError is what uvloop says
+# where the server closed a connection just before a command is written to it.
+FAILURES: Final = (RedisError, OSError, TimeoutError, RuntimeError)
 OPTIONS: Final = (
     "db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs",
     "sentinel_username", "sentinel_password",

@@ -14,16 +14,10 @@ from typing import Final, Literal, cast
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import (
-    MovedError,
-    NoScriptError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, ResponseError
 
 from tracking.advice import Server, examine
-from tracking.connect import Client, close, connect
+from tracking.connect import FAILURES, Client, close, connect
 from tracking.feed import FeedEvent, FeedPage, Place, parse_place
 from tracking.keys import SCHEMA, Keys, index_text
 from tracking.paging import SCAN_BUDGET, Listed, arrived_us, read_page
@@ -275,7 +269,7 @@ class TraceStore:
             async with asyncio.timeout(self._query_seconds):
                 await self._client.delete(self._keys.replica(owner))
                 await self._client.zrem(self._keys.replicas, owner)
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise StoreUnavailable(str(error) or type(error).__name__) from error
 
     async def sweep(self) -> tuple[int, bool]:
@@ -304,7 +298,7 @@ class TraceStore:
     async def close(self) -> None:
         try:
             await close(self._client)
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise StoreUnavailable(str(error)) from error
 
     async def call(self, name: str, *arguments: Argument) -> Reply:
@@ -338,7 +332,7 @@ class TraceStore:
             if _Refused.is_ours(error):
                 raise _Refused(str(error)) from error
             raise StoreUnavailable(f"{name}: {error}") from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise StoreUnavailable(str(error) or type(error).__name__) from error
 
     async def _leave_the_replica(self) -> None:

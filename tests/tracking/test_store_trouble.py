@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import signal
+import socket
+import struct
+import threading
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
 from tests.tracking.proxy import SlowProxy
 from tests.tracking.traces import live, now_us
 from tests.tracking.trackers import Fleet, down, one, rows, until
 from tracking.query import parse_query
+from tracking.store import Retention, TraceStore
 from tracking.tracker import Tracker
 from tracking.view import StoreUnavailable
 
@@ -139,3 +145,33 @@ async def _is_empty(tracker: Tracker) -> bool:
 
 async def _total(tracker: Tracker, count: int) -> bool:
     return await stored(tracker) == count
+
+
+def hangs_up(listening: socket.socket) -> None:
+    """Every client is refused and reset, as a Redis in protected mode does; half of them at once."""
+    for number in itertools.count():
+        try:
+            client, _ = listening.accept()
+        except OSError:  # the test is over
+            return
+        with client, contextlib.suppress(OSError):
+            if number % 2:
+                client.recv(4096)
+            client.sendall(b"-DENIED not you\r\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_a_server_that_hangs_up_while_it_is_written_to_is_one_that_cannot_be_reached():
+    """On uvloop, as in the router: it has an error of its own for that."""
+
+    async def heartbeats(url: str) -> None:
+        store = TraceStore.from_url(url, "refused", Retention(10, 60))
+        for _ in range(100):
+            with pytest.raises(StoreUnavailable):
+                await store.heartbeat("me", lease_seconds=1.0, urls=[])
+        await store.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=hangs_up, args=[listening], daemon=True).start()
+        uvloop.run(heartbeats(f"redis://127.0.0.1:{listening.getsockname()[1]}"))
+        listening.shutdown(socket.SHUT_RDWR)
