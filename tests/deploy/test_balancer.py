@@ -93,7 +93,6 @@ def on_loopback(config: str, port: int, replicas: list[Replica]) -> str:
     """The shipped file, with addresses of this machine in place of Docker's."""
     servers = "".join(f"    server {r.name} 127.0.0.1:{r.port}\n" for r in replicas)
     for pattern, replacement in (
-        (r"maxconn \d+", "maxconn 500"),
         (r"bind :30009", f"bind 127.0.0.1:{port}"),
         (r" +server-template .*\n", servers),
         (r"resolvers docker init-addr none", ""),
