@@ -18,7 +18,7 @@ class Engine(Process):
 
     model = "tiny"
     takes_request_id = False
-    stopped: str | None = None  # the trace's error when a SIGTERM ends a stream
+    stopped: str | None = None  # the trace's error when a SIGTERM ends a stream; None: it does not
 
     def __init__(self) -> None:
         super().__init__()
