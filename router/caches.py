@@ -6,7 +6,8 @@ went away, or when the engine itself denies, several times in a row, nearly all 
 there. Then nothing is known of that worker until it is sent prompts again.
 
 An engine that reports less than expected for one prompt has evicted that prefix, and holds it again
-by the time it says so: there is nothing to correct.
+by the time it says so: there is nothing to correct. One that never reports leaves hits to be
+guessed: that is said once, with the flag that changes it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from router.core.engines import engine_named
 from router.core.prefix_news import PrefixNews
 from router.core.worker import Worker
 from router.policies.base import Policy
@@ -24,6 +26,7 @@ log = logging.getLogger("router.caches")
 EXPECTED_TOKENS: Final = 256  # engines cache whole pages; a smaller miss says nothing
 DENIED_SHARE: Final = 0.1  # of what was expected, or less, was there
 DENIALS: Final = 4  # in a row
+SILENT_ANSWERS: Final = 20  # with tokens counted and none said to be cached, until it is told
 
 
 class Caches:
@@ -33,6 +36,7 @@ class Caches:
         self._policies = policies
         self.news = news
         self._denials: dict[Worker, int] = {}
+        self._silent: dict[Worker, int] = {}
 
     def routed(self, blocks: Sequence[int], worker: Worker) -> None:
         """The policy sent a prompt there."""
@@ -41,6 +45,7 @@ class Caches:
 
     def reported(self, worker: Worker, expected_tokens: int | None, cached_tokens: int) -> None:
         """The engine said how much of a prompt it found in its cache."""
+        self._silent[worker] = SILENT_ANSWERS
         if expected_tokens is None or expected_tokens < EXPECTED_TOKENS:
             return
         if cached_tokens > expected_tokens * DENIED_SHARE:
@@ -50,6 +55,21 @@ class Caches:
         self._denials[worker] = denials
         if denials >= DENIALS:
             self.lost(worker, f"{denials} prompts in a row were not there")
+
+    def unreported(self, worker: Worker) -> None:
+        """The engine counted a prompt's tokens and did not say how many were cached."""
+        silent = self._silent.get(worker, 0)
+        if silent >= SILENT_ANSWERS:  # told, or it does report, if not on every route
+            return
+        self._silent[worker] = silent + 1
+        if silent + 1 == SILENT_ANSWERS:
+            flag = engine_named(worker.engine).cache_report_flag
+            log.warning(
+                "worker %s (%s) reports no cached tokens: its cache hits are guessed%s",
+                worker.node_id,
+                worker.url,
+                "" if flag is None else f"; start {worker.engine} with {flag}",
+            )
 
     def lost(self, worker: Worker, reason: str) -> None:
         """The worker holds nothing any more; the other replicas are told."""
@@ -76,5 +96,6 @@ class Caches:
     def forget(self, worker: Worker) -> None:
         """Nothing is known of this worker any more."""
         self._denials.pop(worker, None)
+        self._silent.pop(worker, None)
         for policy in self._policies:
             policy.forget(worker.node_id)

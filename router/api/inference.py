@@ -470,6 +470,8 @@ class Run:
             if answer.cached_tokens is not None:
                 expected = self.record.live.trace.predicted_cached_tokens
                 shared.caches.reported(self.tried[-1], expected, answer.cached_tokens)
+            elif answer.output_tokens:  # not of a vector
+                shared.caches.unreported(self.tried[-1])
             if error is None:
                 trouble = answer_trouble(answer, http_status)
         elif isinstance(error, ClientGone):

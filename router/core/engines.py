@@ -46,13 +46,15 @@ class Engine(NamedTuple):
     """A kind of engine.
 
     `version_paths` and `loads` are tried in order: versions differ, and some paths are there only
-    with a flag. `flush_path` takes a POST. `aborts`: it ends a request when told its id.
+    with a flag. `flush_path` takes a POST. `cache_report_flag` makes it say how many tokens of a
+    prompt were cached. `aborts`: it ends a request when told its id.
     """
 
     name: str | None
     version_paths: tuple[str, ...]
     loads: tuple[LoadSource, ...]
     flush_path: str | None
+    cache_report_flag: str | None = None
     aborts: bool = False
 
 
@@ -298,10 +300,20 @@ _SGLANG_LOADS: Final = (
 ENGINES: Final = {
     engine.name: engine
     for engine in (
-        Engine("sglang", ("/server_info", "/get_server_info"), _SGLANG_LOADS, "/flush_cache", True),
-        # Only with VLLM_SERVER_DEV_MODE=1 is the cache emptied by a call.
         Engine(
-            "vllm", ("/version",), (LoadSource("/metrics", vllm_metrics),), "/reset_prefix_cache"
+            "sglang",
+            ("/server_info", "/get_server_info"),
+            _SGLANG_LOADS,
+            "/flush_cache",
+            "--enable-cache-report",
+            aborts=True,
+        ),
+        Engine(
+            "vllm",
+            ("/version",),
+            (LoadSource("/metrics", vllm_metrics),),
+            "/reset_prefix_cache",  # there only with VLLM_SERVER_DEV_MODE=1
+            "--enable-prompt-tokens-details",
         ),
         Engine(
             "llama.cpp",
