@@ -67,7 +67,7 @@ def over_time(title: str, dates: Sequence[str], shown: Sequence[Line]) -> str:
     height = 160
     values = [value for line in shown for value in line.values if value is not None]
     top = max([*values, *(line.goal for line in shown if line.goal is not None)], default=1.0) * 1.1
-    step = (WIDTH - LABEL - 20) / max(1, len(dates))
+    step = (WIDTH - LABEL - 60) / max(1, len(dates))
 
     def x(place: int) -> float:
         return 60 + (place + 0.5) * step
