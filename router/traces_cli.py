@@ -87,7 +87,8 @@ def build_parser(own_url: str) -> argparse.ArgumentParser:
     _add_parameters(listed, [*FILTERS, "order", "detail", "fields"])
 
     stats = add("stats", run_stats, "counts, and rates and percentiles of a window")
-    for name, asked in stats_query.PARAMETERS.items():
+    for name in ("window", "by"):  # a series is for programs
+        asked = stats_query.PARAMETERS[name]
         help = f"{asked.help}: {asked.allowed}"
         stats.add_argument(f"--{name}", metavar=_metavar(name), help=help)
 

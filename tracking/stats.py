@@ -57,9 +57,22 @@ def _window_object(window: Window) -> dict[str, object]:
         most_first = sorted(sums.items(), key=lambda item: (-item[1].requests, item[0]))
         return {name: one.summary(seconds) for name, one in most_first}
 
-    return {
+    shown: dict[str, object] = {
         "since": rfc3339(window.since_us),
         "until": rfc3339(window.until_us),
         "total": window.total.summary(seconds),
         "by": {kind: named(sums) for kind, sums in window.by.items()},
     }
+    if window.steps is not None:
+        shown["series"] = [
+            {
+                "since": rfc3339(since_us),
+                "total": step.total.brief(),
+                "by": {
+                    kind: {name: one.brief() for name, one in sums.items()}
+                    for kind, sums in step.by.items()
+                },
+            }
+            for since_us, step in window.steps.items()
+        ]
+    return shown

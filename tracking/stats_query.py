@@ -9,7 +9,7 @@ import msgspec
 
 from tracking.query import Parameter, QueryError
 from tracking.sums import KINDS, Kind
-from tracking.values import Value, names, parse_age
+from tracking.values import FLAG, Value, names, parse_age
 
 MOST_DAYS: Final = 31
 
@@ -34,6 +34,7 @@ PARAMETERS: Final = {
         "adds the same for each name; without `window` over the whole retention",
         names(KINDS, f"one or more of {', '.join(KINDS)}, separated by commas"),
     ),
+    "series": Parameter("adds `window.series`: each minute of it, or hour, by itself", FLAG),
 }
 
 
@@ -42,10 +43,11 @@ class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     window_seconds: int | None = None
     by: tuple[Kind, ...] = ()
+    series: bool = False
 
     @property
     def plain(self) -> bool:
-        return self.window_seconds is None and not self.by
+        return self.window_seconds is None and not self.by and not self.series
 
 
 PLAIN: Final = StatsQuery()
@@ -66,10 +68,13 @@ def parse_stats(params: Sequence[tuple[str, str]]) -> StatsQuery:
             raise QueryError(name, f"parameter {name!r} must be {value.allowed}") from None
     asked = msgspec.convert(given, _Given)
     return StatsQuery(
-        window_seconds=asked.window, by=tuple(kind for kind in KINDS if kind in asked.by)
+        window_seconds=asked.window,
+        by=tuple(kind for kind in KINDS if kind in asked.by),
+        series=asked.series,
     )
 
 
 class _Given(msgspec.Struct):
     window: int | None = None
     by: tuple[Kind, ...] = ()
+    series: bool = False

@@ -166,6 +166,17 @@ class Sums(msgspec.Struct, omit_defaults=True):
             **{name: _distribution(getattr(self, name)) for name in DISTRIBUTIONS},
         }
 
+    def brief(self) -> dict[str, object]:
+        """What is shown of one step of a series; what nobody knows is left out."""
+        shown: dict[str, object] = {"requests_per_status": self.statuses}
+        if self.hit_rates_known:
+            shown["cache_hit_rate"] = round(self.hit_rates / self.hit_rates_known, 4)
+        for name in ("ttft_seconds", "duration_seconds"):
+            if histogram := getattr(self, name):
+                p50, p95 = quantiles(histogram, (0.5, 0.95))
+                shown[name] = {"p50": p50, "p95": p95}
+        return shown
+
 
 DISTRIBUTIONS: Final = tuple(
     field.name for field in msgspec.structs.fields(Sums) if field.type == Histogram
@@ -190,6 +201,10 @@ class Place(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         return f"{self.number}:{self.kind}"
+
+    @property
+    def since_us(self) -> int:
+        return self.number * (_MINUTE if self.level == "minute" else _HOUR)[1]
 
 
 def window(now_us: int, seconds: int, kinds: Sequence[Kind]) -> tuple[int, list[Place]]:

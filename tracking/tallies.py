@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import msgspec
 
@@ -26,13 +26,28 @@ _decode_sums: Final = msgspec.json.Decoder(Sums).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class Step(msgspec.Struct):
+    """Sums over one minute or hour of arrivals, over all and by the names of each kind asked for."""
+
+    total: Sums
+    by: dict[Kind, dict[str, Sums]]
+
+    def add(self, kind: Kind | Literal["all"], name: str, sums: Sums) -> None:
+        if kind == ALL:
+            self.total.merge(sums)
+        else:
+            self.by[kind].setdefault(name, Sums()).merge(sums)
+
+
 class Window(msgspec.Struct, frozen=True):
-    """Sums over a span of arrivals (µs), over all and by the names of each kind asked for."""
+    """The same over a span of arrivals (µs); where asked for, also by its `steps`, in order, each under
+    its beginning (µs)."""
 
     since_us: int
     until_us: int
     total: Sums
     by: dict[Kind, dict[str, Sums]]
+    steps: dict[int, Step] | None = None
 
 
 class Tallies:
@@ -65,20 +80,23 @@ class Tallies:
         # 0 when somebody else has put the same: then all is well, too.
         await self._call("sums", "put", position, len(elements), *arguments)
 
-    async def window(self, seconds: int, kinds: Sequence[Kind]) -> Window:
+    async def window(
+        self, seconds: int, kinds: Sequence[Kind], *, stepwise: bool = False
+    ) -> Window:
         """The last so many seconds, up to now."""
         now_us = await self.sum_up()
         since_us, places = window(now_us, seconds, kinds)
-        total = Sums()
-        by: dict[Kind, dict[str, Sums]] = {kind: {} for kind in kinds}
+        whole = Step(Sums(), {kind: {} for kind in kinds})
+        steps: dict[int, Step] = {}
         for start in range(0, len(places), PLACES):
             for place, names in (await self._read(places[start : start + PLACES])).items():
+                if stepwise and place.since_us <= now_us:
+                    steps.setdefault(place.since_us, Step(Sums(), {kind: {} for kind in kinds}))
                 for name, sums in names.items():
-                    if place.kind == ALL:
-                        total.merge(sums)
-                    else:
-                        by[place.kind].setdefault(name, Sums()).merge(sums)
-        return Window(since_us, now_us, total, by)
+                    whole.add(place.kind, name, sums)
+                    if place.since_us in steps:
+                        steps[place.since_us].add(place.kind, name, sums)
+        return Window(since_us, now_us, whole.total, whole.by, steps if stepwise else None)
 
     async def _read(self, places: Sequence[Place]) -> Mapping[Place, dict[str, Sums]]:
         found: dict[Place, dict[str, Sums]] = {}

@@ -350,7 +350,7 @@ class Tracker:
         window = None
         if not asked.plain:
             seconds = asked.window_seconds or stats.retention.ttl_seconds
-            window = await self._store.tallies.window(seconds, asked.by)
+            window = await self._store.tallies.window(seconds, asked.by, stepwise=asked.series)
         return msgspec.json.encode(stats_object(stats, self.state(), self._alive(), window))
 
     async def delete(self, record_id: str | None) -> int:

@@ -77,6 +77,20 @@ def test_a_summary_tells_counts_rates_and_distributions():
     }
 
 
+def test_a_step_of_a_series_tells_what_is_drawn_and_leaves_out_what_nobody_knows():
+    sums = Sums()
+    assert sums.brief() == {"requests_per_status": {}}
+    sums.count(Finished(0, "n", "r", "p", "m", "completed", ttft_seconds=1.0, duration_seconds=2.0,
+                        cache_hit_rate=0.5))  # fmt: skip
+    near = pytest.approx
+    assert sums.brief() == {
+        "requests_per_status": {"completed": 1},
+        "cache_hit_rate": 0.5,
+        "ttft_seconds": near({"p50": 1, "p95": 1}, 0.05),
+        "duration_seconds": near({"p50": 2, "p95": 2}, 0.05),
+    }
+
+
 def test_of_nothing_a_summary_invents_nothing():
     shown = Sums().summary(60)
     assert shown["requests"] == 0
@@ -156,6 +170,21 @@ async def test_a_window_shows_what_finished_over_all_and_by_every_name(backend):
     assert (found.total.input_tokens, found.total.hit_rates_known) == (200, 2)
     assert found.since_us % 60_000_000 == 0
     assert found.until_us - found.since_us >= 3600 * 1_000_000
+
+
+async def test_a_series_has_every_minute_of_the_window_also_those_without_requests(backend):
+    store = backend.store()
+    earlier = live("earlier", age_seconds=300)
+    await store.write([Record(earlier, "a/1"), finished("now"), finished("now too")])
+    found = await store.tallies.window(600, ["node"], stepwise=True)
+    steps = found.steps
+    assert steps is not None
+    assert list(steps) == list(range(found.since_us, found.until_us + 1, 60_000_000))
+    counts = [step.total.requests for step in steps.values() if step.total.requests]
+    assert counts == [1, 2] or counts == [1, 1, 1]  # the minute may have turned
+    by_node = [requests(step.by["node"]) for step in steps.values()]
+    assert sum(names.get("worker-0", 0) for names in by_node) == found.total.requests == 3
+    assert (await store.tallies.window(600, [])).steps is None
 
 
 async def test_only_the_names_asked_for_are_read(backend):

@@ -126,10 +126,14 @@ class TraceClient:
             ask = page.next
 
     async def stats(
-        self, window: str | None = None, by: str | Sequence[str] | None = None
+        self,
+        window: str | None = None,
+        by: str | Sequence[str] | None = None,
+        series: bool | None = None,
     ) -> Stats:
         """See SyncTraceClient.stats."""
-        return read(await self._ask(query("GET", "/stats", {"window": window, "by": by})), Stats)
+        asked = {"window": window, "by": by, "series": series}
+        return read(await self._ask(query("GET", "/stats", asked)), Stats)
 
     async def delete(self, request_id: str) -> int:
         """Delete what is held under an id; how many. Needs the admin key. Raises NotFound."""

@@ -118,10 +118,16 @@ class SyncTraceClient:
             yield page
             ask = page.next
 
-    def stats(self, window: str | None = None, by: str | Sequence[str] | None = None) -> Stats:
+    def stats(
+        self,
+        window: str | None = None,
+        by: str | Sequence[str] | None = None,
+        series: bool | None = None,
+    ) -> Stats:
         """Counts of what is held; with `window` ("15m") or `by` (node, model, policy, route) also
-        rates and percentiles."""
-        return read(self._ask(query("GET", "/stats", {"window": window, "by": by})), Stats)
+        rates and percentiles, with `series` those of each minute, or hour, as well."""
+        asked = {"window": window, "by": by, "series": series}
+        return read(self._ask(query("GET", "/stats", asked)), Stats)
 
     def delete(self, request_id: str) -> int:
         """Delete what is held under an id; how many. Needs the admin key. Raises NotFound."""

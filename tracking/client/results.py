@@ -72,13 +72,38 @@ class Summary(msgspec.Struct):
     tokens_per_second: Distribution | None = None
 
 
+class Middle(msgspec.Struct):
+    """Seconds."""
+
+    p50: float
+    p95: float
+
+
+class Brief(msgspec.Struct):
+    """Of one step of a series. None: nobody knows."""
+
+    requests_per_status: dict[str, int] = {}
+    cache_hit_rate: float | None = None
+    ttft_seconds: Middle | None = None
+    duration_seconds: Middle | None = None
+
+
+class Step(msgspec.Struct):
+    """One minute of a window, or hour."""
+
+    since: str
+    total: Brief
+    by: dict[str, dict[str, Brief]] = {}
+
+
 class StatsWindow(msgspec.Struct):
-    """`by` has a summary for each node, model, policy or route, as asked."""
+    """`by` has a summary for each node, model, policy or route, as asked; `series` its steps."""
 
     since: str
     until: str
     total: Summary
     by: dict[str, dict[str, Summary]] = {}
+    series: list[Step] | None = None
 
 
 class Stats(msgspec.Struct):
