@@ -37,10 +37,3 @@ export function clock(timestamp, now = new Date()) {
   const today = at.toDateString() === now.toDateString();
   return today ? time : `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${time}`;
 }
-
-/** The p-th part (0..1) of numbers, null where there are none. */
-export function quantile(values, p) {
-  if (values.length === 0) return null;
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(p * sorted.length))];
-}

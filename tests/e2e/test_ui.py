@@ -222,6 +222,30 @@ async def test_the_fleet_shows_workers_routers_and_store(shared: Fleet, page: Pa
     await page.shows("worker-1: ")
 
 
+async def test_the_fleet_counts_every_request_that_has_ended(shared: Fleet, page: Page) -> None:
+    await page.run("location.hash = '#/fleet?window=1h'")
+    await post(shared.router, "/generate", body())
+    stats = await shared.routers[1].json("/v1/traces/stats?window=1h")
+    told = msgspec.convert(stats, Json)["window"]
+    total = msgspec.convert(msgspec.convert(told, Json)["total"], Json)
+    await page.shows(f"{total['requests']} requests ended since ")
+
+
+async def test_a_breaker_that_is_open_is_seen(
+    tab: Page, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    flags = ["--cb-failure-threshold=1", "--disable-retries"]
+    async with (
+        Processes(tmp_path_factory.mktemp("breaker")) as processes,
+        fleet(processes, workers=1, flags=flags) as broken,
+    ):
+        await broken.faults({"kind": "status", "status": 500, "paths": ["/generate"]})
+        await broken.generate("hello")
+        await tab.open(f"{broken.router.url}/ui#/fleet")
+        await tab.shows("breaker open", ".workers")
+    assert tab.complaints == []
+
+
 async def test_a_worker_that_fails_is_seen_to_fail(shared: Fleet, page: Page) -> None:
     await page.click("text=Fleet")
     await page.shows("healthy", ".workers")
