@@ -205,8 +205,10 @@ class App:
             ),
             random,
             tls=worker_tls,
-            restarted=lambda worker: self.caches.lost(worker, "its process was started again"),
-            learned=lambda _worker: self.registry.changed(),
+            restarted=lambda worker: self.registry.cache_lost(
+                worker, "its process was started again"
+            ),
+            learned=lambda worker: self.registry.learned(worker),
         )
         self.registry = Registry(
             registry_settings(config),
@@ -371,7 +373,7 @@ class App:
         if self.learning is not None:
             self.tasks.spawn(self.learning.run(), "learning")
         await self.control.start()
-        await self.prober.start(self.fleet.workers)
+        await self.prober.start([member.worker for member in self.registry.members])
         if self.tracker is not None and self.sharing is not None:
             await self.tracker.list_static(listed(config))
             await self.sharing.start()
@@ -467,6 +469,8 @@ def registry_settings(config: Config) -> RegistrySettings:
             enabled=not config.disable_circuit_breaker,
         ),
         max_in_flight=config.max_requests_per_worker or None,
+        dp_aware=config.dp_aware,
+        dp_size=config.dp_size,
         startup_timeout_seconds=config.worker_startup_timeout_secs,
         removal_grace_seconds=config.shutdown_grace_period_secs,
     )

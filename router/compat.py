@@ -82,9 +82,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     service_discovery_port: Annotated[int, KUBERNETES] = 80
     service_discovery_namespace: Annotated[str | None, KUBERNETES] = None
     bootstrap_port_annotation: Annotated[str, KUBERNETES] = "sglang.ai/bootstrap-port"
-    dp_aware: Annotated[
-        bool, Flag(NOT_YET_SUPPORTED, "A worker's data-parallel ranks as targets of their own.")
-    ] = False
     backend: Annotated[
         Literal["sglang", "openai"], Flag(NOT_YET_SUPPORTED, "Any HTTP worker is passed through.")
     ] = "sglang"

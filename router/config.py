@@ -154,6 +154,15 @@ class Config(DiscoveryFlags, frozen=True, kw_only=True):
         Flag(WORKERS, "CA certificates (PEM) that sign workers' certificates."),
     ] = ()
 
+    dp_aware: Annotated[
+        bool,
+        Flag(WORKERS, "A worker's data-parallel ranks are targets of their own; see dp-aware.md."),
+    ] = False
+    dp_size: Annotated[
+        AtLeast1 | None,
+        Flag(WORKERS, "Ranks of workers that do not say how many they have (vLLM does not)."),
+    ] = None
+
     # -- routing policy
     policy: Annotated[
         PolicyType | PolicyFile,

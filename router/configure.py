@@ -184,6 +184,8 @@ def _contradictions(config: Config) -> list[str]:
     if any(low >= high for low, high in zip(buckets, buckets[1:], strict=False)):
         problems.append("--prometheus-duration-buckets: expected rising numbers")
     problems += _model_problems(config)
+    if config.dp_size is not None and not config.dp_aware:
+        problems.append("--dp-size: only with --dp-aware")
     try:
         worker_names(config)
     except ConfigError as problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from router.core.shared_load import SharedLoad
 from router.core.worker import Role, Worker
@@ -110,6 +110,24 @@ class Fleet:
         if target.isdecimal() and int(target) < len(self._workers):
             return self._workers[int(target)].node_id
         return target
+
+    @property
+    def engines(self) -> list[Worker]:
+        """One worker of each process: what is asked of it as a whole is asked once."""
+        first: dict[str, Worker] = {}
+        for worker in self._workers:
+            first.setdefault(worker.url, worker)
+        return list(first.values())
+
+    def ranks(self, engine: Worker) -> list[Worker]:
+        """All workers of this one's process, itself included."""
+        return [worker for worker in self._workers if worker.url == engine.url]
+
+    def arrange(self, order: Iterable[Worker]) -> None:
+        """Put the workers into this order."""
+        place = {worker: number for number, worker in enumerate(order)}
+        for workers in (self._workers, *self._by_role.values()):
+            workers.sort(key=place.__getitem__)
 
     def by_url(self, url: str) -> Worker | None:
         return next((worker for worker in self._workers if worker.url == url), None)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from router.core.membership import identity
+from router.core.ranks import Rank
 from router.core.worker import Role, Worker
 
 STATIC, API = "static", "api"  # who named a worker; a source names its own place
@@ -31,6 +32,7 @@ class Details(Changes, kw_only=True):
     """What is said of a worker when it is added."""
 
     model_id: str | None = None
+    dp_aware: bool | None = None
     worker_type: Role = "regular"
     bootstrap_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     disable_health_check: bool | None = None
@@ -63,11 +65,14 @@ class Member:
     """A registered worker, and what was said of it by whoever registered it.
 
     `url` is echoed exactly as given. `origin`: who named it, or where it was found. `joined`: it is in
-    the fleet. `job` is None when nothing is going on and nothing has failed.
+    the fleet. `job` is None when nothing is going on and nothing has failed. `targets` are what requests
+    go to: the worker itself, or its data-parallel ranks (`dp_aware`), which are known once it was asked.
     """
 
     __slots__ = (
+        "asked",
         "cost",
+        "dp_aware",
         "id",
         "job",
         "joined",
@@ -77,14 +82,20 @@ class Member:
         "priority",
         "settled",
         "stop",
+        "targets",
         "url",
         "worker",
     )
 
-    def __init__(self, url: str, worker: Worker, origin: str) -> None:
+    def __init__(self, url: str, worker: Worker, origin: str, dp_aware: bool = False) -> None:
         self.id = worker_id(worker.url)
         self.url = url
         self.worker = worker
+        self.dp_aware = dp_aware
+        self.targets: list[Worker] = [] if dp_aware else [worker]
+        self.asked = asyncio.Event()  # its targets are known
+        if not dp_aware:
+            self.asked.set()
         self.came_from(origin)
         self.priority = 50
         self.cost = 1.0
@@ -98,6 +109,27 @@ class Member:
     def came_from(self, origin: str) -> None:
         self.origin = origin
         self.worker.origin = None if origin in (STATIC, API) else origin
+        self.told_ranks()
+
+    @property
+    def ranks(self) -> list[Rank]:
+        """None where it is a target as it is, or is not known yet to be several."""
+        return [target for target in self.targets if isinstance(target, Rank)]
+
+    @property
+    def everything(self) -> list[Worker]:
+        """The worker and its ranks."""
+        return [self.worker, *self.ranks]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this replica, at all ranks."""
+        return sum(worker.in_flight for worker in self.everything)
+
+    def told_ranks(self) -> None:
+        """Something was said of the worker, or by it: the ranks follow."""
+        for rank in self.ranks:
+            rank.follow()
 
     def take(self, changes: Changes) -> None:
         """Raises ValueError, and then nothing is changed, for a key that cannot be in a header."""
@@ -109,12 +141,20 @@ class Member:
             self.cost = changes.cost
         if changes.labels is not None:
             self.labels = changes.labels
+        self.told_ranks()
 
 
 def worker_id(url: str) -> str:
     """The same at every replica and after every restart: it is derived from the URL. Raises
     WorkerUrlError."""
     return str(uuid5(NAMESPACE_URL, identity(url)))
+
+
+def target_id(member: Member, target: Worker) -> str:
+    """The id of a target: of a rank its own, else the member's."""
+    if target.rank is None:
+        return member.id
+    return str(uuid5(NAMESPACE_URL, f"{identity(target.url)}@{target.rank}"))
 
 
 def tell_nobody(

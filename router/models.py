@@ -95,11 +95,12 @@ class Models:
             if not serves.bases:
                 continue
             main[serves.bases[0]] = None
-            member.worker.model_id = serves.bases[0]
+            for worker in member.everything:
+                worker.model_id = serves.bases[0]
             plain.update(serves.bases, serves.adapters)
             label = member.labels.get(POLICY_LABEL)
             for name, nearest in serves.names().items():
-                workers.setdefault(name, []).append(member.worker)
+                workers.setdefault(name, []).extend(member.targets)
                 related.setdefault(name, nearest)
                 if label is not None:
                     # The same at every replica, in whatever order they heard of the workers.

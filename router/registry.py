@@ -33,11 +33,13 @@ from router.member import (
     Job,
     Member,
     Tell,
+    target_id,
     tell_nobody,
     worker_id,
 )
 from router.metrics import Metrics
 from router.names import Names
+from router.targets import Targets, log_change
 from router.tasks import Tasks
 from router.upstream.pools import Pools
 from router.upstream.prober import Prober
@@ -45,16 +47,21 @@ from router.upstream.prober import Prober
 log = logging.getLogger("router")
 
 POLL_SECONDS: Final = 0.05  # how late the end of a worker's last request is noticed
-WORSE: Final = ("unhealthy", "open")  # states that are told as warnings
 FAILED_KEPT_SECONDS: Final = 300.0  # how long one can ask why a worker was not added
 
 
 class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What workers start with, and how long they may take to start and to finish."""
+    """What workers start with, and how long they may take to start and to finish.
+
+    `dp_aware`: their data-parallel ranks are targets of their own; `dp_size` is the number of those
+    that do not say it themselves.
+    """
 
     health: HealthSettings
     breaker: BreakerSettings
     max_in_flight: int | None
+    dp_aware: bool
+    dp_size: int | None
     startup_timeout_seconds: float
     removal_grace_seconds: float
 
@@ -78,9 +85,7 @@ class Registry:
         self._fleet = fleet
         self._names = names
         self._prober = prober
-        self._pools = pools
         self._caches = caches
-        self._metrics = metrics
         self._clock = clock
         self.tell: Tell = tell_nobody
         self.changed: Callable[[], None] = lambda: None  # who is there, or what was said of them
@@ -88,6 +93,15 @@ class Registry:
         self._members: dict[str, Member] = {}
         self._adding = asyncio.Lock()
         self._tasks = Tasks()
+        self._targets = Targets(
+            settings.breaker,
+            settings.dp_size,
+            fleet=fleet,
+            caches=caches,
+            pools=pools,
+            metrics=metrics,
+            tasks=self._tasks,
+        )
 
     # -- to ask ----------------------------------------------------------------------------
 
@@ -96,9 +110,14 @@ class Registry:
         """Those in the fleet, in the order they were registered."""
         return [member for member in self._members.values() if member.joined]
 
-    def get(self, member_id: str) -> Member | None:
-        """Also one that has not joined yet, or that could not."""
-        return self._members.get(member_id)
+    def get(self, given: str) -> Member | None:
+        """By its id, or that of one of its ranks; also one that has not joined yet, or could not."""
+        member = self._members.get(given)
+        if member is None:
+            for one in self._members.values():
+                if any(target_id(one, rank) == given for rank in one.ranks):
+                    return one
+        return member
 
     def find(self, url: str) -> Member | None:
         """By URL, with or without its default port. Raises WorkerUrlError."""
@@ -131,7 +150,8 @@ class Registry:
             details = Details(
                 api_key=api_key, worker_type=given.role, bootstrap_port=given.bootstrap_port
             )
-            member = Member(given.url, self._worker(url, node_id, details), STATIC)
+            worker = self._worker(url, node_id, details)
+            member = Member(given.url, worker, STATIC, self._settings.dp_aware)
             self._members[member.id] = member
             self._join(member)
 
@@ -212,9 +232,9 @@ class Registry:
             member.stop()
         if not member.joined:
             self._discard(member)
-        elif member.worker.in_flight == 0:
+        elif member.in_flight == 0:
             self._leave(member)
-            self._forget(member)
+            self._targets.forget(member)
         else:
             member.worker.drain()
             member.job = self._job(member, "RemoveWorker", "processing")
@@ -223,8 +243,8 @@ class Registry:
     def replaced(self, member: Member, origin: str) -> None:
         """Another worker is at this URL now: `follow` it anew. One that is still busy stays, without
         what was known of its cache."""
-        self._caches.lost(member.worker, f"another worker has its address, {origin}")
-        if not member.worker.in_flight:
+        self.cache_lost(member.worker, f"another worker has its address, {origin}")
+        if not member.in_flight:
             self.remove(member, told=False)
 
     def renamed(self, names: Mapping[str, str]) -> None:
@@ -234,9 +254,24 @@ class Registry:
             name = names.get(member.worker.url)
             if name is not None:
                 log.info("worker %s is now named %s", member.worker.url, name)
-                changed[member.worker.node_id] = name
-                member.worker.node_id = name
+                before = {rank: rank.node_id for rank in member.ranks}
+                changed[member.worker.node_id] = member.worker.node_id = name
+                member.told_ranks()
+                changed |= {old: rank.node_id for rank, old in before.items()}
         self._caches.renamed(changed)
+
+    def learned(self, worker: Worker) -> None:
+        """A worker has said what it is."""
+        member = self.find(worker.url)
+        if member is not None and member.worker is worker:
+            self._targets.learned(member, self.members)
+            self.changed()
+
+    def cache_lost(self, worker: Worker, reason: str) -> None:
+        """All that a worker had cached is gone, at each of its ranks."""
+        member = self.find(worker.url)
+        if member is not None:
+            self._targets.lost(member, reason)
 
     async def close(self) -> None:
         """End what is going on; workers stay as they are."""
@@ -249,7 +284,8 @@ class Registry:
         # Refuse a bad key before anything is bound.
         worker = self._worker(whole, "none", details)
         (worker.node_id,) = await self._names.bind_nodes([whole])
-        member = Member(url, worker, origin)
+        aware = self._settings.dp_aware if details.dp_aware is None else details.dp_aware
+        member = Member(url, worker, origin, aware)
         member.take(details)
         member.model_id = details.model_id
         self._members[member.id] = member
@@ -264,6 +300,7 @@ class Registry:
             cost=member.cost,
             labels=member.labels,
             model_id=member.model_id,
+            dp_aware=member.dp_aware or None,
             worker_type=member.worker.role,
             bootstrap_port=member.worker.bootstrap_port,
             api_key=None if key == self._static_key else key,
@@ -321,12 +358,13 @@ class Registry:
             return
         finally:
             member.worker.listeners.remove(changed)
+        await member.asked.wait()
         self.tell(member, "join")
         self._join(member)
         log.info("worker %s (%s) added", member.worker.node_id, member.worker.url)
 
     def _join(self, member: Member) -> None:
-        self._fleet.add(member.worker)
+        self._targets.join(member)
         member.joined = True
         member.job = None
         member.stop = None
@@ -359,23 +397,22 @@ class Registry:
     async def _drain(self, member: Member) -> None:
         worker = member.worker
         try:
-            await asyncio.wait_for(self._idle(worker), self._settings.removal_grace_seconds)
+            await asyncio.wait_for(self._idle(member), self._settings.removal_grace_seconds)
         except TimeoutError:
             log.warning(
-                "worker %s is removed while %d requests run there", worker.node_id, worker.in_flight
+                "worker %s is removed while %d requests run there", worker.node_id, member.in_flight
             )
         self._leave(member)
-        await self._idle(worker)  # those that still run need its connections and its counts
-        self._forget(member)
+        await self._idle(member)  # those that still run need its connections and its counts
+        self._targets.forget(member)
 
-    async def _idle(self, worker: Worker) -> None:
-        while worker.in_flight:
+    async def _idle(self, member: Member) -> None:
+        while member.in_flight:
             await asyncio.sleep(POLL_SECONDS)
 
     def _leave(self, member: Member) -> None:
         worker = member.worker
-        self._fleet.remove(worker)
-        self._caches.forget(worker)
+        self._targets.leave(member)
         member.joined = False
         self._discard(member)
         self.changed()
@@ -387,21 +424,3 @@ class Registry:
         self._prober.remove(member.worker)
         self._names.forget_nodes([member.worker.url])
         member.settled.set()
-
-    def _forget(self, member: Member) -> None:
-        self._pools.forget(member.worker)
-        self._metrics.forget(member.worker)
-
-
-def log_change(worker: Worker, change: Change) -> None:
-    """A listener of every worker: one line for each change of its state."""
-    log.log(
-        logging.WARNING if change.after in WORSE else logging.INFO,
-        "worker %s (%s): %s %s -> %s, %s",
-        worker.node_id,
-        worker.url,
-        change.what,
-        change.before,
-        change.after,
-        change.reason,
-    )

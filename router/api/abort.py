@@ -90,7 +90,7 @@ class AbortApi:
         if asked.abort_all:
             # Everybody's requests end: more than a client may do.
             self._access.check("admin", request.headers.get("Authorization"))
-            workers = list(self._fleet.workers)
+            workers = self._fleet.engines
         elif not asked.rid:
             # SGLang matches ids by their beginning: an empty one would mean all of them.
             raise BadRequest("rid must be the id of a request", param="rid")
@@ -106,7 +106,7 @@ class AbortApi:
     async def _whom_to_ask(self, rid: str) -> tuple[str, list[Worker]]:
         """The id under which workers know the request, and which of them to tell."""
         trace = await self._trace(rid)
-        everyone = list(self._fleet.workers)
+        everyone = self._fleet.engines
         if trace is None:
             return rid, everyone
         if trace.status not in RUNNING:

@@ -99,7 +99,7 @@ class AdminApi:
         asked, _ = split_target(request.raw_path)
         paths = sorted(("/get_model_info", "/model_info"), key=lambda path: path != asked)
         failure: ControlFailed | None = None
-        for worker in [worker for worker in self._fleet.workers if worker.healthy]:
+        for worker in [worker for worker in self._fleet.engines if worker.healthy]:
             try:
                 reply = await self._control.call(worker, "GET", paths[0])
                 if reply.status in NOT_THERE:
@@ -115,14 +115,20 @@ class AdminApi:
 
     async def loads(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         """What each worker has to do, by its engine's own account."""
-        said = await of_each(self._fleet.workers, partial(loads_of, self._control))
-        workers = [self._load(worker, loads) for worker, loads in said]
+        said = await of_each(self._fleet.engines, partial(loads_of, self._control))
+        workers = [
+            self._load(target, loads)
+            for engine, loads in said
+            for target in self._fleet.ranks(engine)
+        ]
         return json_response(msgspec.json.encode(WorkerLoads(workers)))
 
     def _load(self, worker: Worker, loads: list[EngineLoad] | ControlFailed) -> WorkerLoad:
         label = self._metrics.worker_label(worker)
         if isinstance(loads, ControlFailed):
             return WorkerLoad(label, -1, worker.engine)
+        if worker.rank is not None:
+            loads = [load for load in loads if load.dp_rank == worker.rank]
         whole = total(loads)
         return WorkerLoad(
             label,
@@ -135,12 +141,13 @@ class AdminApi:
 
     async def flush_cache(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         """Every worker drops its prefix cache; the policy no longer counts on what was there."""
-        workers = list(self._fleet.workers)
+        workers = self._fleet.engines
         answers = await of_each(workers, partial(flush, self._control))
         flushed = [worker for worker, answer in answers if answer is None]
         failed = [(worker, str(a)) for worker, a in answers if isinstance(a, ControlFailed)]
-        for worker in flushed:
-            self._caches.lost(worker, "flushed")
+        for engine in flushed:
+            for target in self._fleet.ranks(engine):
+                self._caches.lost(target, "flushed")
         told = Flushed(
             status="partial_success" if failed else "success",
             message=flush_message(len(flushed), len(failed)),
@@ -149,7 +156,7 @@ class AdminApi:
             total_workers=len(workers),
         )
         if failed:
-            label = self._metrics.worker_label
+            label = self._metrics.engine_label
             told.successful = [label(worker) for worker in flushed]
             told.failed = [NotFlushed(label(worker), error) for worker, error in failed]
         return json_response(msgspec.json.encode(told), 206 if failed else 200)
@@ -158,11 +165,11 @@ class AdminApi:
         self, request: web.BaseRequest, params: dict[str, str]
     ) -> web.Response:
         """The workers' own metrics on one page, each sample with its worker."""
-        workers = list(self._fleet.workers)
+        workers = self._fleet.engines
         if not workers:
             return text_response("No available workers", 500)
         pages = [
-            (self._metrics.worker_label(worker), reply.body.decode("utf-8", "replace"))
+            (self._metrics.engine_label(worker), reply.body.decode("utf-8", "replace"))
             for worker, reply in await of_each(workers, self._metrics_of)
             if isinstance(reply, Reply)
         ]

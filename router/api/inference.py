@@ -26,7 +26,7 @@ from router.api.relay import ClientFacts, Exchange, Framing
 from router.api.request import Request
 from router.core.breaker import Permit, Verdict, verdict
 from router.core.engines import engine_named
-from router.core.facts import BadBody, RequestFacts, read_facts
+from router.core.facts import JSON_ROUTES, BadBody, RequestFacts, read_facts
 from router.core.outcome import answer_trouble, attempt_trouble, terminal_status, trace_error
 from router.core.retry import (
     Failure,
@@ -316,6 +316,8 @@ class Run:
     async def carry(self, exchange: Exchange, worker: Worker, body: bytes) -> None:
         """Send the request to `worker`, with this body, and wait for the end of `exchange`."""
         shared = self.shared
+        if worker.rank is not None:
+            body = self.pinned(worker, worker.rank, body)
         pool = shared.pools.of(worker)
         shared.watch.add(exchange)
         connection = None
@@ -349,6 +351,16 @@ class Run:
             # Also when the client left just as its answer ended: nobody else would close it.
             if connection is not None:
                 pool.give_back(connection, shared.clock.now())
+
+    def pinned(self, worker: Worker, rank: int, body: bytes) -> bytes:
+        """The body for one rank. The head says it too, but SGLang reads that only in new versions."""
+        if (
+            worker.engine != "sglang"
+            or self.incoming.path not in JSON_ROUTES
+            or "content-encoding" in self.incoming.request.headers
+        ):
+            return body
+        return with_field(body, b"data_parallel_rank", b"%d" % rank) or body
 
     async def connect(self, pool: ConnectionPool) -> UpstreamConnection:
         """A new connection. Raises ConnectFailed, and TotalTimeout before that takes too long."""

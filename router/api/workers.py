@@ -21,9 +21,9 @@ from router.api.body import read_body
 from router.api.http import json_response, text_response
 from router.api.routing import Route, split_target
 from router.core.breaker import BreakerState
-from router.core.worker import Role
+from router.core.worker import Role, Worker
 from router.errors import TooLarge
-from router.member import Changes, Details, Job, Member
+from router.member import Changes, Details, Job, Member, target_id
 from router.registry import Registry
 from tracking.values import Schema
 
@@ -36,7 +36,6 @@ class NewWorker(Details, kw_only=True):
     """`POST /workers`. Of what sglang-router knows and we do not, some is refused, see `refusal`."""
 
     url: Annotated[str, Meta(extra_json_schema=WORKER_URL)]
-    dp_aware: bool = False
 
 
 class WorkerInfo(msgspec.Struct, omit_defaults=True):
@@ -60,6 +59,8 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     engine: str | None = None
     engine_version: str | None = None
     bootstrap_port: int | None = None
+    dp_rank: int | None = None
+    dp_size: int | None = None
     job_status: Job | None = None
 
 
@@ -159,12 +160,11 @@ class WorkersApi:
 
     async def show_all(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         members = in_order(self._registry.members)
-        roles = Counter(member.worker.role for member in members)
+        workers = [info(m, target) for m in members for target in m.targets or (m.worker,)]
+        roles = Counter(worker.worker_type for worker in workers)
         return _json(
             WorkerList(
-                [info(member) for member in members],
-                len(members),
-                Counts(roles["prefill"], roles["decode"], roles["regular"]),
+                workers, len(workers), Counts(roles["prefill"], roles["decode"], roles["regular"])
             )
         )
 
@@ -197,7 +197,11 @@ class WorkersApi:
 
     async def show(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         found = self._find(params["id"])
-        return found if isinstance(found, web.Response) else _json(info(found))
+        if isinstance(found, web.Response):
+            return found
+        asked = str(UUID(params["id"]))
+        ranks = (rank for rank in found.ranks if target_id(found, rank) == asked)
+        return _json(info(found, next(ranks, found.worker)))
 
     async def update(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         found = self._find(params["id"])
@@ -275,7 +279,7 @@ def refusal(new: NewWorker, roles: Collection[Role]) -> str | None:
     """What cannot be done, and would mislead if it were only ignored."""
     if new.worker_type not in roles:
         return f"worker_type {new.worker_type!r}: this router takes {' and '.join(roles)} workers"
-    return "dp_aware is not supported" if new.dp_aware else None
+    return None
 
 
 def in_order(members: Sequence[Member]) -> list[Member]:
@@ -292,18 +296,19 @@ def details_of(new: NewWorker) -> Details:
     return Details(**{name: getattr(new, name) for name in Details.__struct_fields__})
 
 
-def info(member: Member) -> WorkerInfo:
-    worker = member.worker
+def info(member: Member, worker: Worker) -> WorkerInfo:
+    """Of a worker as a whole, or of one of its ranks."""
+    whole = worker.rank is None
     return WorkerInfo(
-        id=member.id,
-        url=member.url,
+        id=target_id(member, worker),
+        url=member.url if whole else f"{member.url}@{worker.rank}",
         node_id=worker.node_id,
         model_id=member.model_id or worker.model_id or UNKNOWN_MODEL,
         priority=member.priority,
         cost=member.cost,
         worker_type=worker.role,
         is_healthy=member.joined and worker.healthy,
-        load=worker.load,
+        load=sum(target.load for target in member.everything) if whole else worker.load,
         connection_mode="HTTP",
         metadata=member.labels,
         disable_health_check=not worker.health.enabled,
@@ -313,6 +318,8 @@ def info(member: Member) -> WorkerInfo:
         engine_version=worker.engine_version,
         bootstrap_port=worker.bootstrap_port,
         breaker=worker.breaker.state,
+        dp_rank=worker.rank,
+        dp_size=len(member.ranks) or None,
         job_status=member.job,
     )
 

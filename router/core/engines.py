@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import isfinite
-from typing import Final, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import Meta
 from prometheus_client.parser import text_string_to_metric_families
 
 T = TypeVar("T")
@@ -88,9 +89,17 @@ class _ModelInfo(msgspec.Struct):
     model_path: str | None = None
 
 
+class Build(NamedTuple):
+    """What an engine tells of itself where it tells its version; `dp_size`: data-parallel ranks."""
+
+    version: str | None = None
+    dp_size: int | None = None
+
+
 class _Version(msgspec.Struct):
     version: str | None = None
     build_info: str | None = None
+    dp_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
 
 
 OWNERS: Final = {
@@ -134,14 +143,14 @@ QUESTIONS: Final = (
 )
 
 
-def version(body: bytes) -> str | None:
+def build(body: bytes) -> Build:
     """From any of the `version_paths`."""
     try:
         said = msgspec.json.decode(body, type=_Version)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+        return Build()
     told = said.version or said.build_info
-    return told[:64] if told and told.isprintable() else None
+    return Build(told[:64] if told and told.isprintable() else None, said.dp_size)
 
 
 # -- how much has it to do? ------------------------------------------------------------------------

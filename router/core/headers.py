@@ -215,7 +215,7 @@ class HeaderRules:
         `own` are our header lines for this request. `http11` and `keep_alive` say what the client
         speaks and wants. Raises WorkerCut where headers leave in doubt where the answer ends.
         """
-        shown = worker.node_id if self._hide_urls else worker.url
+        shown = worker.node_id if self._hide_urls else worker.target
         lines = [
             b"HTTP/1.1 %d %b" % (answer.status, answer.reason),
             b"%bx-smg-routed-worker-id: %b" % (own, shown.encode()),

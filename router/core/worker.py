@@ -37,15 +37,20 @@ def normalise_worker_url(url: str) -> str:
     return url if parts.port is not None else f"{url.rstrip('/')}:{DEFAULT_PORTS[parts.scheme]}"
 
 
-def head_lines(host: str, port: int, *, tls: bool, api_key: str | None) -> tuple[bytes, ...]:
-    """The header lines that every request to one worker has: `Host`, and its key if it has one.
+def head_lines(
+    host: str, port: int, *, tls: bool, api_key: str | None, rank: int | None = None
+) -> tuple[bytes, ...]:
+    """The header lines that every request to one worker has: `Host`, its rank and its key if it has
+    one. vLLM and newer SGLang read the rank there.
 
     Raises ValueError for a key that cannot be in a header.
     """
     name = f"[{host}]" if ":" in host else host
     if port != DEFAULT_PORTS["https" if tls else "http"]:
         name = f"{name}:{port}"
-    lines = (b"Host: " + name.encode(),)
+    lines: tuple[bytes, ...] = (b"Host: " + name.encode(),)
+    if rank is not None:
+        lines += (b"X-Data-Parallel-Rank: %d" % rank,)
     if api_key is None:
         return lines
     if VISIBLE.fullmatch(api_key) is None:
@@ -86,7 +91,9 @@ class Worker:
     `load` and `queued_tokens` are those of all replicas: our own are exact, the others' as last
     heard (`core/shared_load.py`). Queued are the input tokens, as far as we expect them not to be
     cached, of requests that have not had a first byte yet. `digest` names the worker in what
-    replicas tell each other: it is made from the URL alone.
+    replicas tell each other: it is made from the URL and the rank alone. `rank` is set for one
+    data-parallel rank of an engine (`core/ranks.py`); `target` is the URL, with `@rank` where there is
+    one: what no two workers share.
 
     Without `health` and `breaker` it is healthy and never tripped. `max_in_flight` is the most
     requests this replica may have there (None: no limit). `role` is which part of a request it does;
@@ -100,6 +107,7 @@ class Worker:
         "bootstrap_port",
         "breaker",
         "digest",
+        "dp_size",
         "engine",
         "engine_version",
         "head_lines",
@@ -117,8 +125,10 @@ class Worker:
         "own_queued_tokens",
         "port",
         "processed",
+        "rank",
         "ready",
         "role",
+        "target",
         "tls",
         "url",
         "_draining",
@@ -135,10 +145,14 @@ class Worker:
         max_in_flight: int | None = None,
         role: Role = "regular",
         bootstrap_port: int | None = None,
+        rank: int | None = None,
     ) -> None:
         parts = _split(url)
         self.url = normalise_worker_url(url)
-        self.digest = xxh3_64_intdigest(self.url.rstrip("/").encode())
+        self.rank = rank
+        at_rank = "" if rank is None else f"@{rank}"
+        self.target = self.url + at_rank
+        self.digest = xxh3_64_intdigest((self.url.rstrip("/") + at_rank).encode())
         self.node_id = node_id
         self.role = role
         self.bootstrap_port = bootstrap_port
@@ -152,6 +166,7 @@ class Worker:
         self.adapters: tuple[str, ...] = ()  # those of them that are LoRA adapters
         self.engine: str | None = None
         self.engine_version: str | None = None
+        self.dp_size: int | None = None  # data-parallel ranks, where the engine says so
         self.in_flight = 0
         self.others_in_flight = 0
         self.own_queued_tokens = 0
@@ -161,7 +176,7 @@ class Worker:
         self.listeners: list[Callable[[Worker, Change], None]] = []
         self._draining = False
         self.health = health or Health(HealthSettings(enabled=False))
-        self.health.on_change = self._health_changed
+        self.own_health()
         self.breaker = breaker or Breaker(BreakerSettings(enabled=False))
         self.breaker.on_change = self._breaker_changed
         self.ready = False
@@ -169,8 +184,14 @@ class Worker:
 
     def use_key(self, api_key: str | None) -> None:
         """Send this key with every request. Raises ValueError where it cannot be in a header."""
-        self.head_lines = head_lines(self.host, self.port, tls=self.tls, api_key=api_key)
+        self.head_lines = head_lines(
+            self.host, self.port, tls=self.tls, api_key=api_key, rank=self.rank
+        )
         self.api_key = api_key
+
+    def own_health(self) -> None:
+        """Changes of health are told to this worker, and by it to its listeners."""
+        self.health.on_change = self._health_changed
 
     # -- may it be used? -------------------------------------------------------------------
 

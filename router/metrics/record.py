@@ -260,8 +260,13 @@ class Metrics:
             worker.listeners.remove(series.changed)
 
     def worker_label(self, worker: Worker) -> str:
-        """The `worker` label: the URL, or the node's name where URLs are to be hidden."""
-        return worker.node_id if self._hide_worker_urls else worker.url
+        """The `worker` label: the URL, with `@rank` of a rank, or the node's name where URLs are to be
+        hidden."""
+        return worker.node_id if self._hide_worker_urls else worker.target
+
+    def engine_label(self, worker: Worker) -> str:
+        """The same of the engine, whichever of its ranks `worker` is."""
+        return worker.node_id.partition("@")[0] if self._hide_worker_urls else worker.url
 
     def allow_models(self, models: Iterable[str]) -> None:
         """These model names always get series of their own, whatever clients ask for."""

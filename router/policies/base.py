@@ -112,6 +112,12 @@ def policy(name: str) -> Callable[[type[P]], type[P]]:
     return register
 
 
+def target_of(trace: Trace) -> str:
+    """The `target` of the worker that served a request: its rank is in the name."""
+    _, at, rank = trace.node_id.partition("@")
+    return trace.worker_url + at + rank
+
+
 def loads(candidates: Sequence[Worker]) -> list[int]:
     """Requests in flight at each candidate, of all replicas. Every policy reads load here and
     nowhere else."""

@@ -50,14 +50,14 @@ class BucketPolicy(Policy):
         if len(self._cuts) != len(candidates) - 1 or now - self._cut_at >= self._interval:
             self._cuts = self._cut(len(candidates))
             self._cut_at = now
-        sent = [self._sent[worker.url] for worker in candidates]
+        sent = [self._sent[worker.target] for worker in candidates]
         if max(sent) > bearable_load(sent, self._config):
             chosen, reason = least(sent, self._random), "imbalanced"
         else:
             chosen, reason = bisect_left(self._cuts, request.text_bytes), "bucket"
         worker = candidates[chosen]
-        self._recent.append((now, request.text_bytes, worker.url))
-        self._sent[worker.url] += request.text_bytes
+        self._recent.append((now, request.text_bytes, worker.target))
+        self._sent[worker.target] += request.text_bytes
         return Choice(
             worker,
             reason if len(candidates) > 1 else "only_candidate",

@@ -27,7 +27,7 @@ class ConsistentHashingPolicy(Policy):
         self._ring = Ring()
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
-        places = {worker.url: place for place, worker in enumerate(candidates)}
+        places = {worker.target: place for place, worker in enumerate(candidates)}
         self._ring.cover(places)
         chosen, reason = self._pick(request, candidates, places)
         in_flight = loads(candidates)
@@ -45,7 +45,7 @@ class ConsistentHashingPolicy(Policy):
         target = request.target_worker
         if target is not None:
             for place, worker in enumerate(candidates):
-                if target in (worker.node_id, worker.url):
+                if target in (worker.node_id, worker.target, worker.url):
                     return place, "target_worker"
             raise NoTarget(f"X-SMG-Target-Worker: {target} cannot be used now")
         key, reason = request.routing_key, "routing_key"

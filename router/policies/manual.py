@@ -23,7 +23,16 @@ import msgspec
 from router.core.facts import RequestFacts
 from router.core.ring import Ring, key_hash
 from router.core.worker import Worker
-from router.policies.base import Choice, Policy, PolicyConfig, Ranks, least, loads, policy
+from router.policies.base import (
+    Choice,
+    Policy,
+    PolicyConfig,
+    Ranks,
+    least,
+    loads,
+    policy,
+    target_of,
+)
 from tracking.trace import Trace
 
 MOST_KEYS: Final = 65536  # some 300 bytes each; the least recently used are forgotten first
@@ -55,9 +64,9 @@ class ManualPolicy(Policy):
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
         self._forget_idle(now)
-        places = {worker.url: place for place, worker in enumerate(candidates)}
+        places = {worker.target: place for place, worker in enumerate(candidates)}
         in_flight = loads(candidates)
-        keys = [self._groups[worker.url] for worker in candidates]
+        keys = [self._groups[worker.target] for worker in candidates]
         key = request.routing_key or request.session_id
         if key is None:
             chosen, reason = self._assign(None, places, in_flight, keys), "no_key"
@@ -88,7 +97,7 @@ class ManualPolicy(Policy):
                 if url in places:
                     return places[url], "sticky"
         chosen = self._assign(key, places, in_flight, keys)
-        url = candidates[chosen].url
+        url = candidates[chosen].target
         if assigned is None:
             self._remember(key, url, now)
             return chosen, "assigned"
@@ -112,7 +121,7 @@ class ManualPolicy(Policy):
     def finished(self, trace: Trace, finished_at: float) -> None:
         key = trace.session_id
         if key is not None and key not in self._keys and trace.status == "completed":
-            self._remember(key, trace.worker_url, self._now)
+            self._remember(key, target_of(trace), self._now)
 
     def _remember(self, key: str, url: str, now: float) -> None:
         if len(self._keys) >= MOST_KEYS:

@@ -34,7 +34,7 @@ class PrefixHashPolicy(Policy):
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
         in_flight = loads(candidates)
-        places = {worker.url: place for place, worker in enumerate(candidates)}
+        places = {worker.target: place for place, worker in enumerate(candidates)}
         self._ring.cover(places)
         turns: list[float | None] = [None] * len(candidates)
         if not request.blocks:

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import aiohttp
 import msgspec
 
-from router.core.engines import QUESTIONS, Identity, engine_named, version
+from router.core.engines import QUESTIONS, Build, Identity, build, engine_named
 from router.core.worker import Change, Worker
 from router.tasks import Tasks
 
@@ -81,7 +81,7 @@ class Prober:
 
     Workers without health checks are asked only what they serve. `tls` is the context for
     workers that are https. `restarted` is told of a worker that is there again after its process
-    had ended, `learned` of one that serves something else than was known.
+    had ended, `learned` of one that has said what it serves, when that is not what was known.
     """
 
     def __init__(
@@ -190,18 +190,19 @@ class Prober:
         """Put on the worker what it says it is; False when it did not answer."""
         try:
             identity = await self._identity(worker)
-            version = None if identity is None else await self._version(worker, identity.engine)
+            built = Build() if identity is None else await self._build(worker, identity.engine)
         except (aiohttp.ClientError, OSError):  # TimeoutError is one of the latter
             return False
         if identity is None:
+            self._learned(worker)
             return True
-        known = (worker.model_ids, worker.engine, worker.adapters, worker.engine_version)
-        if known != (*identity, version):
+        known = (worker.model_ids, worker.engine, worker.adapters)
+        if (known, (worker.engine_version, worker.dp_size)) != (identity, built):
             worker.model_ids, worker.engine, worker.adapters = identity
             worker.model_id = identity.names[0]
-            worker.engine_version = version
+            worker.engine_version, worker.dp_size = built
             self._learned(worker)
-            told = " ".join(part for part in (identity.engine, version) if part is not None)
+            told = " ".join(part for part in (identity.engine, built.version) if part is not None)
             log.info(
                 "worker %s (%s) serves %s%s",
                 worker.node_id,
@@ -219,12 +220,12 @@ class Prober:
                 return identity
         return None
 
-    async def _version(self, worker: Worker, engine: str | None) -> str | None:
+    async def _build(self, worker: Worker, engine: str | None) -> Build:
         for path in engine_named(engine).version_paths:
             answer = await self._get(worker, path)
             if answer.status == 200:
-                return version(answer.body)
-        return None
+                return build(answer.body)
+        return Build()
 
     async def _get(self, worker: Worker, path: str) -> Reply:
         assert self._session is not None

@@ -159,7 +159,7 @@ async def test_adding_a_worker_twice_keeps_its_id_and_says_so_in_its_job(
         ({"url": "http://x:1\r\nX: y"}, 400),
         ({"url": "http://x:1", "api_key": "a\nb"}, 400),
         ({"url": "http://x:1", "worker_type": "prefill"}, 400),
-        ({"url": "http://x:1", "dp_aware": True}, 400),
+        ({"url": "http://x:1", "dp_aware": "yes"}, 422),
     ],
 )
 async def test_a_worker_that_makes_no_sense_is_refused(app: App, body: object, status: int) -> None:

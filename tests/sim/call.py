@@ -20,9 +20,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How the worker presents itself. Durations are seconds."""
 
     model: str = "sim-model"
+    owned_by: str = "sglang"  # what /v1/models says
     also_serves: tuple[str, ...] = ()  # further names of the model
     adapters: tuple[str, ...] = ()  # LoRA adapters of it
-    dp_size: int | None = 1  # None: it does not say
+    dp_size: int = 1
+    tells_dp_size: bool = True
     rank_header: bool = True  # X-Data-Parallel-Rank is read, and wins over the body
     engine: EngineConfig = EngineConfig()
     faults: tuple[Fault, ...] = ()
@@ -73,7 +75,7 @@ class Call:
     def submit(self, rid: str, prompt: Prompt, max_tokens: int | None, index: int = 0) -> Job:
         """Hand a sequence to the engine; it is dropped when this call ends."""
         rank = self.record.dp_rank
-        if rank is not None and rank >= (self.worker.config.dp_size or 1):
+        if rank is not None and rank >= self.worker.config.dp_size:
             raise BadRequest(f"data_parallel_rank={rank} is out of range")
         try:
             job = self.worker.pacer.submit(rid, prompt, max_tokens, index)

@@ -51,11 +51,7 @@ async def server_info(call: Call) -> Answer:
             "model_path": model,
             "served_model_name": model,
             "tp_size": 1,
-            **(
-                {}
-                if call.worker.config.dp_size is None
-                else {"dp_size": call.worker.config.dp_size}
-            ),
+            **({"dp_size": call.worker.config.dp_size} if call.worker.config.tells_dp_size else {}),
             "max_total_num_tokens": _capacity_tokens(call),
             "internal_states": [shapes.load(call.worker.engine, _capacity_tokens(call))],
             "status": "ready",
@@ -84,7 +80,7 @@ async def loads(call: Call) -> Answer:
             "num_accelerators": 1,
             "loads": [
                 shapes.load(call.worker.engine, _capacity_tokens(call), rank)
-                for rank in range(call.worker.config.dp_size or 1)
+                for rank in range(call.worker.config.dp_size)
             ],
         }
     )
@@ -92,7 +88,7 @@ async def loads(call: Call) -> Answer:
 
 async def models(call: Call) -> Answer:
     config = call.worker.config
-    entry = {"object": "model", "created": 0, "owned_by": "sglang", "max_model_len": 1 << 20}
+    entry = {"object": "model", "created": 0, "owned_by": config.owned_by, "max_model_len": 1 << 20}
     names = (config.model, *config.also_serves)
     data = [{**entry, "id": name, "root": config.model} for name in names]
     data += [{**entry, "id": name, "parent": config.model} for name in config.adapters]

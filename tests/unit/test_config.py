@@ -44,7 +44,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
 # Only together with another.
 PAIRS = {
     *("tls_cert_path", "tls_key_path", "client_cert_path", "client_key_path"),
-    *("model_alias", "model_policy"),
+    *("model_alias", "model_policy", "dp_size"),
 }
 
 

@@ -14,11 +14,11 @@ from router.core.engines import (
     EngineLoad,
     Identity,
     Unreadable,
+    build,
     engine_named,
     model_info,
     served_models,
     total,
-    version,
 )
 
 SGLANG_LOADS = b"""{"timestamp":"2026-11-24T20:47:40.169038+00:00","version":"0.5.23","accelerator":null,
@@ -85,7 +85,7 @@ def test_old_sglang_is_known_by_its_model_info() -> None:
     ],
 )
 def test_the_version_is_what_the_engine_says(body: bytes, told: str | None) -> None:
-    assert version(body) == told
+    assert build(body).version == told
 
 
 @pytest.mark.parametrize(
