@@ -7,70 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from router.configure import from_arguments
-from tests.processes import Processes, RedisProcess, RouterProcess, SimWorker
+from tests.documents import ROOT, AsWritten, Document, asked, said
+from tests.processes import Processes, RedisProcess, SimWorker
 from tests.programs import program
 from tracking.embedded import find_server
 from tracking.trace import Trace, TraceDetail
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(
-    r"(?:<!-- tested: (?P<name>\w+) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
-BLOCKS = {block["name"]: block["text"] for block in BLOCK.finditer(README) if block["name"]}
-
-
-def commands(block: str) -> list[list[str]]:
-    """The words of each command of a block, lines joined where they are continued."""
-    text = BLOCKS[block].replace("\\\n", " ")
-    return [shlex.split(line) for line in text.splitlines() if line.strip()]
-
-
-class AsWritten(RouterProcess):
-    """A router started as the README says, on ports that are free."""
-
-    def __init__(self, words: Sequence[str], ports: dict[str, int]) -> None:
-        super().__init__([])
-        self._words = words
-        self._ports = ports
-
-    def with_ports(self, text: str) -> str:
-        for written, port in self._ports.items():
-            assert re.fullmatch(r"\d+", written)
-            text = re.sub(rf"\b{written}\b", str(port), text)
-        return text
-
-    def command(self) -> Sequence[str]:
-        super().command()  # takes a port
-        self._ports["30009"] = self.port
-        return [sys.executable, *map(self.with_ports, self._words)]
-
-
-def asked(curl_arguments: list[str]) -> Any:
-    """The JSON that curl prints."""
-    curl = [program("curl"), "--silent", "--show-error", "--fail", *curl_arguments]
-    run = subprocess.run(curl, capture_output=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
-
-
-def said(words: list[str], router: AsWritten, *python: str) -> str:
-    """What `trace-router WORDS` prints, or Python itself."""
-    start = python or ("-c", "import sys; from router.cli import main; sys.exit(main())")
-    command = [sys.executable, *start, *map(router.with_ports, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+README = Document("README.md")
+BLOCKS, commands = README.blocks, README.commands
 
 
 @pytest.fixture
@@ -88,8 +40,7 @@ async def ports(processes: Processes) -> dict[str, int]:
 
 
 def test_every_block_of_code_has_a_test() -> None:
-    unmarked = [b["text"] for b in BLOCK.finditer(README) if not b["name"] and b["kind"] != "text"]
-    assert unmarked == []
+    assert README.unmarked == []
     tested = set(
         re.findall(r"""(?:BLOCKS\[|commands\()["'](\w+)["']""", Path(__file__).read_text())
     )
@@ -185,8 +136,6 @@ def test_the_trace_shown_is_a_whole_trace() -> None:
 def test_the_table_shown_is_the_demos() -> None:
     from deploy.demo import ASKS, HEADINGS
 
-    heading, *rows = next(
-        b["text"] for b in BLOCK.finditer(README) if b["kind"] == "text"
-    ).splitlines()
+    heading, *rows = README.plain[0].splitlines()
     assert re.split(r"\s{2,}", heading) == HEADINGS
     assert [row.split()[0] for row in rows] == [ask.request_id for ask in ASKS]
