@@ -13,7 +13,8 @@ from typing import Final, cast
 
 import msgspec
 
-from tracking.store import Argument, TraceStore
+from tracking.lines import Argument
+from tracking.store import TraceStore
 
 STREAM_BYTES: Final = 1 << 20  # of prefixes, for those that come later: 130,000 of them
 READ_ENTRIES: Final = 64

@@ -20,15 +20,13 @@ from tracking.advice import Server, examine
 from tracking.connect import FAILURES, Client, close, connect
 from tracking.feed import FeedEvent, FeedPage, Place, parse_place
 from tracking.keys import SCHEMA, Keys, index_text
+from tracking.lines import Argument, Lines, Reply
 from tracking.paging import SCAN_BUDGET, Listed, arrived_us, read_page
 from tracking.query import TraceQuery
 from tracking.record import Record
 from tracking.tallies import Tallies
 from tracking.trace import TraceError, join_parts
 from tracking.view import StoreUnavailable
-
-Reply = bytes | int | None | list["Reply"]
-Argument = bytes | str | int
 
 SWEEP_BATCH: Final = 100
 MOST_CALLS: Final = 16  # at once; others wait for their turn within their time
@@ -119,6 +117,7 @@ class TraceStore:
         shebang: bool = True,
     ) -> None:
         self._client = client
+        self._lines = Lines(client) if isinstance(client, Redis) else None
         self._keys = Keys(fleet)
         self._defaults = (own.max_entries, own.ttl_seconds)
         self._query_seconds = call_timeout_seconds
@@ -317,16 +316,17 @@ class TraceStore:
         try:
             async with asyncio.timeout(seconds), self._turns:
                 try:
-                    return cast(Reply, await self._client.evalsha(script.sha, 1, *sent))
+                    return await self._ask("EVALSHA", script.sha, 1, *sent)
                 except NoScriptError:
                     # The server was restarted or flushed. EVAL also works behind a cluster client.
-                    return cast(Reply, await self._client.eval(script.source, 1, *sent))
+                    return await self._ask("EVAL", script.source, 1, *sent)
         except MovedError as error:
             raise StoreUnavailable(
                 "this server is part of a cluster: its URL must begin with redis+cluster://"
             ) from error
         except ReadOnlyError as error:
-            await self._leave_the_replica()
+            if self._lines is not None:
+                await self._lines.disconnect()
             raise StoreUnavailable("the server is a read-only replica") from error
         except ResponseError as error:
             if _Refused.is_ours(error):
@@ -335,10 +335,10 @@ class TraceStore:
         except FAILURES as error:
             raise StoreUnavailable(str(error) or type(error).__name__) from error
 
-    async def _leave_the_replica(self) -> None:
-        """Connections to a server that was the master once: its name may lead elsewhere by now."""
-        if isinstance(self._client, Redis):
-            await self._client.connection_pool.disconnect(inuse_connections=False)
+    async def _ask(self, *command: Argument) -> Reply:
+        if self._lines is not None:
+            return await self._lines.ask(*command)
+        return cast(Reply, await self._client.execute_command(*command))
 
 
 class _Refused(Exception):

@@ -7,7 +7,8 @@ from typing import Final, cast
 
 import msgspec
 
-from tracking.store import Argument, Reply, TraceStore
+from tracking.lines import Argument, Reply
+from tracking.store import TraceStore
 from tracking.workers import FoundWorker, StaticList, WorkerChange, WorkerEntry, WorkerLists
 
 OWN_FIELDS: Final = ("added", "deleted", "joined")
