@@ -101,6 +101,8 @@ class Gate:
 
     def _walked_away(self, turn: asyncio.Future[None]) -> None:
         if self._core.abandon(turn):
+            if not self._core.waiting:
+                self._set_timer(self._clock.now())  # it has nobody left to ring for
             return
         # Not in line any more: the turn came, or the deadline, in the same pass of the loop.
         if not turn.cancelled() and turn.exception() is None:

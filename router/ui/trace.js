@@ -161,7 +161,7 @@ function facts(trace) {
     ["Arrived", trace.timestamp], ["Ended", trace.completion_time],
     ["Worker", trace.worker_url === "none:0" ? undefined : trace.worker_url],
     ["Ahead of it there", count(trace.queue_size)],
-    ["Model", trace.model], ["Streamed", trace.stream === undefined ? undefined : trace.stream ? "yes" : "no"],
+    ["Model", trace.model], ["An alias of", trace.served_model], ["Streamed", trace.stream === undefined ? undefined : trace.stream ? "yes" : "no"],
     ["Input tokens", trace.input_tokens && count(trace.input_tokens)],
     ["Output tokens", trace.output_tokens && count(trace.output_tokens)],
     ["Cached tokens", trace.cached_tokens === undefined ? undefined : count(trace.cached_tokens)],
