@@ -30,7 +30,7 @@ from router.api.admin import AdminApi
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher
 from router.api.export import ExportApi
-from router.api.forwarding import Forwarding, ForwardingSettings
+from router.api.forwarding import Forwarding, ForwardingSettings, Pairs
 from router.api.gate import Gate
 from router.api.guard import ConnectionLimits
 from router.api.http import simple_handler
@@ -69,6 +69,7 @@ from router.metrics import IndexState, Metrics, SharedState, Siblings, Sources
 from router.models import Models
 from router.names import LocalNames
 from router.policy_choice import Policies
+from router.policytype import PolicyType
 from router.registry import Registry, RegistrySettings
 from router.roster import Roster
 from router.shared import Sharing
@@ -109,7 +110,7 @@ class App:
         self._inherited = inherited
         self.clock = Clock()
         random = Random(randbits(256))
-        self.fleet = Fleet([])
+        self.fleet = Fleet([], ("prefill", "decode") if config.pd_disaggregation else ("regular",))
         self.tasks = Tasks()
         self.request_log = RequestLog(self.clock.now)
         self.watch = Watch(self.clock.now)
@@ -156,6 +157,7 @@ class App:
         )
         self.policies = policies = Policies(config, random)
         everyone = Group(policies.default, self.fleet.workers)
+        pairs = self._pairs() if config.pd_disaggregation else None
         self.models = self._models(everyone) if config.enable_igw else None
         others = None if self.tracker is None or self.tracker.private else self.tracker
         # A worker's label may ask for a policy that is not there yet.
@@ -195,6 +197,8 @@ class App:
             request_log=self.request_log,
             clock=self.clock,
             random=random,
+            spawn=self.tasks.spawn,
+            pairs=pairs,
         )
         self.prober = Prober(
             ProberSettings(
@@ -240,6 +244,16 @@ class App:
         self.port = 0
 
     # -- parts -----------------------------------------------------------------------------
+
+    def _pairs(self) -> Pairs:
+        config, fleet, policies = self.config, self.fleet, self.policies
+        prefill = policies.of(config.prefill_policy or config.policy)
+        decode = policies.of(config.decode_policy or PolicyType.PowerOfTwo)
+        return Pairs(
+            config.pd_protocol,
+            Group(prefill, fleet.of("prefill"), "prefill workers"),
+            Group(decode, fleet.of("decode"), "decode workers"),
+        )
 
     def _tracker(self) -> Tracker:
         config = self.config

@@ -20,12 +20,9 @@ TOKENIZER = Flag(UNUSED, "This router needs no tokenizer.")
 PARSER = Flag(UNUSED, "Answers are passed on as they are.")
 HISTORY = Flag(UNUSED, "No conversations are stored; traces go to --redis-url.")
 HISTORY_SECRET = Flag(UNUSED, HISTORY.help, secret=True)
-PD = Flag(NOT_YET_SUPPORTED, "Prefill and decode on separate workers.")
 KUBERNETES = Flag(NOT_YET_SUPPORTED, "Workers found through Kubernetes.")
 JWT = Flag(NOT_YET_SUPPORTED, "Admin access by JWT; use --admin-api-key.")
 OPENTELEMETRY = Flag(NOT_YET_SUPPORTED, "Export of OpenTelemetry spans.")
-
-PolicyName = Literal["random", "round_robin", "cache_aware", "power_of_two", "manual", "bucket"]
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,18 +62,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
         bool, Flag(UNUSED, "sglang-router's debugging proxy for prefill and decode.")
     ] = False
 
-    pd_disaggregation: Annotated[bool, Flag(PD.group, PD.help + " Refused at start.")] = False
-    prefill: Annotated[
-        tuple[str | tuple[str, int | None], ...],
-        Flag(PD.group, PD.help, aliases=("prefill_urls",), allowed="URL [PORT]"),
-    ] = ()
-    decode: Annotated[
-        tuple[str, ...], Flag(PD.group, PD.help, aliases=("decode_urls",), metavar="URL")
-    ] = ()
-    prefill_policy: Annotated[PolicyName | None, PD] = None
-    decode_policy: Annotated[PolicyName | None, PD] = None
-    prefill_selector: Annotated[tuple[str, ...], PD] = ()
-    decode_selector: Annotated[tuple[str, ...], PD] = ()
+    prefill_selector: Annotated[tuple[str, ...], KUBERNETES] = ()
+    decode_selector: Annotated[tuple[str, ...], KUBERNETES] = ()
     service_discovery: Annotated[bool, KUBERNETES] = False
     selector: Annotated[tuple[str, ...], KUBERNETES] = ()
     service_discovery_port: Annotated[int, KUBERNETES] = 80

@@ -14,7 +14,6 @@ import msgspec
 from msgspec import Meta
 
 from router.core.membership import Listed
-from router.discovery_flags import DiscoveryFlags
 from router.flag_types import (
     HEADERS_RULE,
     KEY_RULE,
@@ -42,6 +41,7 @@ from router.flag_types import (
     parse_worker_url,
 )
 from router.flags import Flag, options_of, plain
+from router.pd_flags import PdFlags
 from router.policy_file import ModelPolicy, PolicyFile, parse_model_policy, parse_policy
 from router.policytype import PolicyType
 
@@ -60,7 +60,7 @@ HEALTH: Final = "Health checks"
 OBSERVING: Final = "Logs and metrics"
 
 
-class Config(DiscoveryFlags, frozen=True, kw_only=True):
+class Config(PdFlags, frozen=True, kw_only=True):
     """The settings of one router. Seconds, bytes and counts as the flags' help says."""
 
     # -- server
@@ -563,7 +563,12 @@ class Config(DiscoveryFlags, frozen=True, kw_only=True):
     @property
     def static_workers(self) -> tuple[Listed, ...]:
         """The workers of the command line, in the order of their names."""
-        return tuple(Listed(url) for url in self.worker_urls)
+        if not self.pd_disaggregation:
+            return tuple(Listed(url) for url in self.worker_urls)
+        return (
+            *(Listed(given.url, "prefill", given.bootstrap_port) for given in self.prefill),
+            *(Listed(url, "decode") for url in self.decode),
+        )
 
     @property
     def static_worker_key(self) -> str | None:

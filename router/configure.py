@@ -113,7 +113,7 @@ def _build(given: list[Given], environ: Mapping[str, str]) -> Config:
     without_effect = [item for name, item in chosen.items() if name not in own]
     config = Config(
         **{name: value for name, value in values.items() if name in own},  # type: ignore[arg-type]
-        warnings=(*_no_effect(without_effect), *warnings),
+        warnings=(*_no_effect(without_effect), *_only_for_pairs(values), *warnings),
     )
     if problems := _contradictions(config):
         raise ConfigError("\n".join(problems))
@@ -156,8 +156,6 @@ def _one_each(source: Iterable[Given], problems: list[str]) -> dict[str, Given]:
 def _refusals(values: Mapping[str, object]) -> list[str]:
     """What is asked for in vain, and would mislead if it were only warned about."""
     problems = []
-    if values.get("pd_disaggregation"):
-        problems.append("--pd-disaggregation: separate prefill and decode are not supported yet")
     keys = ("api_key", "admin_api_key", "control_plane_api_keys")
     if values.get("jwt_issuer") and not any(values.get(key) for key in keys):
         problems.append(
@@ -186,6 +184,8 @@ def _contradictions(config: Config) -> list[str]:
     problems += _model_problems(config)
     if config.dp_size is not None and not config.dp_aware:
         problems.append("--dp-size: only with --dp-aware")
+    if config.pd_disaggregation and config.worker_urls:
+        problems.append("--worker-urls: with --pd-disaggregation workers are --prefill or --decode")
     try:
         worker_names(config)
     except ConfigError as problem:
@@ -211,6 +211,15 @@ def _model_problems(config: Config) -> Iterable[str]:
     for model in dict.fromkeys(models):
         if models.count(model) > 1:
             yield f"--model-policy: {model!r} is given twice"
+
+
+def _only_for_pairs(values: Mapping[str, object]) -> Iterable[str]:
+    """sglang-router takes these flags also without the switch that gives them a meaning."""
+    names = ("prefill", "decode", "pd_protocol", "prefill_policy", "decode_policy")
+    given = [argument(name) for name in names if name in values]
+    if given and not values.get("pd_disaggregation"):
+        return [f"Without effect as --pd-disaggregation is not given: {', '.join(given)}"]
+    return []
 
 
 def _no_effect(given: Iterable[Given]) -> Iterable[str]:

@@ -31,7 +31,7 @@ class RouterError(Exception):
 
     status: int = 500
     code: str = "internal_error"
-    outcome: ClassVar[ErrorType | None] = None
+    outcome: ErrorType | None = None
     blames_worker: ClassVar[bool] = False
     retry_safe: ClassVar[bool] = False
 
@@ -145,6 +145,40 @@ class TotalTimeout(UpstreamError):
     """The same with a worker at work."""
 
     status, code, outcome, blames_worker = 504, "request_timeout", "total_timeout", False
+
+
+class NotSplit(RouterError):
+    """No pair of workers can serve this path."""
+
+    status, code, outcome = 501, "pd_unsupported", "bad_request"
+
+
+class PrefillAborted(UpstreamError):
+    """The prefill worker gave up politely."""
+
+    code, outcome, retry_safe = "prefill_aborted", "worker_abort", True
+
+
+class TransferFailed(UpstreamError):
+    """The cache did not get from one worker to the other, as one of them says: either may be why."""
+
+    code, outcome, retry_safe, blames_worker = "kv_transfer_failed", "worker_abort", True, False
+
+
+class PairTimeout(UpstreamError):
+    """Two workers waited for each other, and neither went on: who is to blame nobody can tell."""
+
+    status, code, outcome, blames_worker = 504, "worker_timeout", "first_byte_timeout", False
+
+
+class OtherLegFailed(RouterError):
+    """Of a pair, this worker was stopped because the other one failed. Not its fault."""
+
+    code = "other_leg_failed"
+
+    def __init__(self, cause: str, outcome: ErrorType | None) -> None:
+        super().__init__(f"stopped: {cause}")
+        self.outcome = outcome
 
 
 class PrefillRefused(UpstreamError):

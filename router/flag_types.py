@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -69,6 +70,34 @@ def parse_worker_url(url: str) -> str:
     except WorkerUrlError as error:
         raise ConfigError(str(error)) from None
     return url
+
+
+class PrefillUrl(msgspec.Struct, frozen=True):
+    """A prefill worker of `--prefill`; None leaves the bootstrap port to the engine."""
+
+    url: str
+    bootstrap_port: Port | None = None
+
+    def __str__(self) -> str:
+        return self.url if self.bootstrap_port is None else f"{self.url} {self.bootstrap_port}"
+
+
+def gather_prefill(words: Sequence[object]) -> list[object]:
+    """`URL [PORT|none]`, as often as one likes; from Python also pairs. Raises ConfigError."""
+    found: list[object] = []
+    for word in words:
+        if isinstance(word, str) and (word.isdecimal() or word.lower() == "none"):
+            if not found or not isinstance(found[-1], str):
+                raise ConfigError(f"the bootstrap port {word} follows no URL")
+            port = int(word) if word.isdecimal() else None
+            found[-1] = {"url": found[-1], "bootstrap_port": port}
+        elif isinstance(word, str):
+            found.append(parse_worker_url(word))
+        elif isinstance(word, Sequence) and len(word) == 2:
+            found.append({"url": parse_worker_url(str(word[0])), "bootstrap_port": word[1]})
+        else:
+            found.append(word)
+    return [{"url": item} if isinstance(item, str) else item for item in found]
 
 
 def parse_mapping(text: str) -> dict[str, object]:

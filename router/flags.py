@@ -39,7 +39,7 @@ class Flag(msgspec.Struct, frozen=True):
     `env` is a further environment variable. `separator` splits a list given as one text (None:
     white space, also inside the items). `parse` turns a text, or each text of a list, into what
     the type expects; it raises ConfigError for a message of its own, other ValueErrors for the
-    usual one.
+    usual one. `gather` puts the words of a list together where an item is more than one.
     """
 
     group: str
@@ -54,6 +54,7 @@ class Flag(msgspec.Struct, frozen=True):
     default: str | None = None
     separator: str | None = None
     parse: Callable[[str], object] | None = None
+    gather: Callable[[Sequence[object]], list[object]] | None = None
 
 
 class Option:
@@ -132,7 +133,8 @@ class Option:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if self.is_list:
-            return [self._parse(item) for item in self._items(value)]
+            items = [self._parse(item) for item in self._items(value)]
+            return items if self.flag.gather is None else self.flag.gather(items)
         if isinstance(value, str):
             if self.is_switch:
                 word = value.strip().lower()

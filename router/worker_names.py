@@ -20,6 +20,7 @@ def worker_names(config: Config) -> list[tuple[Listed, str | None]]:
     workers, ids = config.static_workers, config.node_ids
     if len(ids) > len(workers):
         raise ConfigError(f"--node-ids: {ids[len(workers)]!r} is one name more than workers")
+    lists = "--prefill and --decode" if config.pd_disaggregation else "--worker-urls"
     owners: dict[str, str] = {}
     named: list[tuple[Listed, str | None]] = []
     for index, listed in enumerate(workers):
@@ -33,7 +34,7 @@ def worker_names(config: Config) -> list[tuple[Listed, str | None]]:
             )
         if name == "none":
             raise ConfigError(f"{url}: 'none' cannot name a worker")
-        claims = [f"--worker-urls: {parts.scheme}://{parts.netloc.lower()}"]
+        claims = [f"{lists}: {parts.scheme}://{parts.netloc.lower()}"]
         if mapped is not None:
             claims.append(f"--port-gpu-mapping: port {parts.port}")
         claims.append(f"the name {name or f'worker-{index}'!r}")

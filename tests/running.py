@@ -54,17 +54,18 @@ async def running(*worker_urls: str, **settings: object) -> AsyncIterator[App]:
 class InProcessWorker:
     """A simulated worker in this process."""
 
-    def __init__(self, sim: Worker, port: int) -> None:
+    def __init__(self, sim: Worker, port: int, control_port: int) -> None:
         self.sim = sim
         self.url = f"http://127.0.0.1:{port}"
+        self.control_port = control_port  # also the bootstrap port of a prefill worker
 
 
 @asynccontextmanager
 async def sim_worker(config: WorkerConfig | None = None) -> AsyncIterator[InProcessWorker]:
     sim = Worker(config or WorkerConfig())
-    ports = await sim.start("127.0.0.1", 0, None)
+    ports = await sim.start("127.0.0.1", 0, 0)
     try:
-        yield InProcessWorker(sim, int(ports["port"]))
+        yield InProcessWorker(sim, ports["port"], ports["control_port"])
     finally:
         await sim.close()
 

@@ -16,10 +16,11 @@ from aiohttp import web
 from router.api.access import Access
 from router.api.connection import ClientConnection
 from router.api.cors import Cors, lines
+from router.api.disaggregated import run_of
 from router.api.forwarding import Forwarding, Incoming
 from router.api.guest import SERVER_NAME
 from router.api.http import error_response, method_not_allowed
-from router.api.inference import Run, refuse
+from router.api.inference import refuse
 from router.api.record import Opening
 from router.api.request import Request
 from router.api.request_log import RequestLog
@@ -138,7 +139,7 @@ class Dispatcher:
             answer_headers=own,
             arrived=arrived,
         )
-        return Run(self._forwarding, incoming).run()
+        return run_of(self._forwarding, incoming).run()
 
     # -- our own endpoints -----------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -16,6 +17,7 @@ from router.api.request_log import RequestLog
 from router.api.watch import Watch
 from router.caches import Caches
 from router.clock import Clock
+from router.core.disaggregation import PdProtocol
 from router.core.headers import HeaderRules
 from router.core.retry import RetryBudget, RetrySettings
 from router.fleet import Fleet, Group
@@ -41,6 +43,22 @@ class Incoming(msgspec.Struct, frozen=True):
     opening: Opening
     answer_headers: bytes  # our own header lines for every answer to this request
     arrived: float
+
+
+class Pairs(NamedTuple):
+    """Who does which part of a request, where prefill and decode are on separate workers."""
+
+    protocol: PdProtocol
+    prefill: Group
+    decode: Group
+
+
+class Spawn(Protocol):
+    """Runs a coroutine in the background; what is returned cancels it."""
+
+    def __call__(
+        self, coroutine: Coroutine[object, object, None], name: str
+    ) -> Callable[[], bool]: ...
 
 
 class ForwardingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +99,8 @@ class Forwarding:
         request_log: RequestLog,
         clock: Clock,
         random: Random,
+        spawn: Spawn,
+        pairs: Pairs | None = None,
     ) -> None:
         self.settings = settings
         self.fleet = fleet
@@ -99,5 +119,7 @@ class Forwarding:
         self.request_log = request_log
         self.clock = clock
         self.random = random
+        self.spawn = spawn
+        self.pairs = pairs
         self.open_requests = 0
         self.stopping = False  # from now on requests end because the router does

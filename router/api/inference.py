@@ -42,6 +42,7 @@ from router.core.worker import Worker
 from router.errors import (
     BadRequest,
     ClientGone,
+    ConnectFailed,
     FirstByteTimeout,
     IdleTimeout,
     InternalError,
@@ -59,7 +60,7 @@ from router.policies.base import Choice, NoTarget
 from router.policies.receipt import receipt
 from router.upstream.connection import AnswerHead, UpstreamConnection
 from router.upstream.pool import ConnectionPool
-from tracking.trace import Decision, Status
+from tracking.trace import Decision, Status, TraceError
 
 STOPPED: Final = "the router was stopped before the answer was whole"
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
@@ -454,17 +455,9 @@ class Run:
         if worker is None or permit is None or series is None:
             return
         now = self.shared.clock.now()
-        head = None if exchange is None else exchange.head or exchange.refused
-        status = None if head is None else head.status
-        said: Verdict | None = None
-        if not isinstance(error, ClientGone | RouterStopped) and (error or head) is not None:
-            said = verdict(status, error)
         self.prefilled()
-        worker.end(permit, said, now)
-        if error is not None and error.outcome == "connect":
-            worker.health.connect_failed(error.message)
+        status, trouble = give_back(worker, permit, exchange, error, now)
         self.worker = self.permit = None
-        trouble = attempt_trouble(error, status)
         duration = self.record.attempt_ended(now, status, trouble)
         series.attempt_ended(status, None if trouble is None else trouble.type, duration)
 
@@ -477,13 +470,13 @@ class Run:
         http_status = None if error is None else error.status
         if exchange is not None and exchange.head is not None:
             http_status = exchange.head.status
-            answer = exchange.facts()
+            answer = self.answer_facts(exchange)
             self.record.answered(answer, exchange.first_byte_at)
             if answer.cached_tokens is not None:
                 expected = self.record.live.trace.predicted_cached_tokens
-                shared.caches.reported(self.tried[-1], expected, answer.cached_tokens)
+                shared.caches.reported(self.workers[0], expected, answer.cached_tokens)
             elif answer.output_tokens:  # not of a vector
-                shared.caches.unreported(self.tried[-1])
+                shared.caches.unreported(self.workers[0])
             if error is None:
                 trouble = answer_trouble(answer, http_status)
         elif isinstance(error, ClientGone):
@@ -501,6 +494,15 @@ class Run:
                     policy.finished(self.record.live.trace, ended_at)
         shared.request_log.ended(self.record.live.trace, len(self.tried))
 
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """Those of the last attempt, first the one whose cache counts. Not before the first one."""
+        return (self.tried[-1],)
+
+    def answer_facts(self, exchange: Exchange) -> AnswerFacts:
+        """What the answer says of itself."""
+        return exchange.facts()
+
     def abort(self, exchange: Exchange) -> None:
         """Tell the engine to give up what nobody waits for; never under an id that a client chose.
 
@@ -509,8 +511,9 @@ class Run:
         rid = self.own_rid
         if self.facts.engine_request_id is None:
             rid = exchange.scanner.engine_request_id
-        if rid is not None and engine_named(self.tried[-1].engine).aborts:
-            self.shared.aborter.abort(self.tried[-1], rid)
+        for worker in self.workers:
+            if rid is not None and engine_named(worker.engine).aborts:
+                self.shared.aborter.abort(worker, rid)
 
     def count(
         self,
@@ -543,6 +546,28 @@ class Run:
                 predicted_cached_tokens=trace.predicted_cached_tokens,
             )
         )
+
+
+def give_back(
+    worker: Worker,
+    permit: Permit,
+    exchange: Exchange | None,
+    error: RouterError | None,
+    now: float,
+) -> tuple[int | None, TraceError | None]:
+    """An attempt at `worker` is over: end its permit with what this says of the worker.
+
+    Returns the worker's status, if it came, and what the trace shows as its error.
+    """
+    head = None if exchange is None else exchange.head or exchange.refused
+    status = None if head is None else head.status
+    said: Verdict | None = None
+    if not isinstance(error, ClientGone | RouterStopped) and (error or head) is not None:
+        said = verdict(status, error)
+    worker.end(permit, said, now)
+    if isinstance(error, ConnectFailed):
+        worker.health.connect_failed(error.message)
+    return status, attempt_trouble(error, status)
 
 
 def refuse(

@@ -114,7 +114,7 @@ class ExpectedTtftPolicy(Policy):
         if trace.cached_tokens is not None:
             surprise = (trace.predicted_cached_tokens or 0) - trace.cached_tokens
         self._rates.observe(
-            trace.node_id,
+            trace.prefill_node_id or trace.node_id,
             trace.prefill_tokens + surprise,
             trace.ttft_seconds - (trace.queue_seconds or 0.0),
         )

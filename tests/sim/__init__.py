@@ -11,6 +11,7 @@
     generating.py   /generate, chat, completions, responses
     reading.py      embeddings, classes, scores, tokens
     routes.py       what each path answers
+    pairing.py      half of an engine: prefill or decode
     control.py      /_sim/...: change faults, see what was received
     records.py      what was received
     worker.py       one request from arrival to end

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import signal
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 import uvloop
@@ -13,6 +14,7 @@ import uvloop
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
 from tests.sim.faults import Fault, FaultError, parse_fault
+from tests.sim.pairing import Part
 from tests.sim.worker import Worker
 
 
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--incremental-streaming-output", action="store_true")
     p.add_argument("--no-get-load", action="store_true", help="404 as newer versions say")
     p.add_argument("--api-key")
+    p.add_argument("--part", choices=get_args(Part), help="half of an engine; see pairing.py")
     p.add_argument(
         "--enable-request-id-headers",
         action="store_true",
@@ -84,6 +87,7 @@ def config_from(args: argparse.Namespace) -> WorkerConfig:
         get_load=not args.no_get_load,
         api_key=args.api_key,
         request_id_header=args.enable_request_id_headers,
+        part=args.part,
     )
 
 

@@ -10,6 +10,7 @@ from tests.sim import shapes
 from tests.sim.connection import Request
 from tests.sim.engine import EngineConfig, Job, Prompt, QueueFull
 from tests.sim.faults import Fault
+from tests.sim.pairing import Part
 from tests.sim.records import Record
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     get_load: bool = True
     api_key: str | None = None
     request_id_header: bool = False
+    part: Part | None = None
+    """Which half of an engine it is; None for a whole one."""
 
 
 class BadRequest(Exception):
@@ -74,6 +77,8 @@ class Call:
 
     def submit(self, rid: str, prompt: Prompt, max_tokens: int | None, index: int = 0) -> Job:
         """Hand a sequence to the engine; it is dropped when this call ends."""
+        if self.worker.config.part == "prefill":
+            max_tokens = 1
         rank = self.record.dp_rank
         if rank is not None and rank >= self.worker.config.dp_size:
             raise BadRequest(f"data_parallel_rank={rank} is out of range")

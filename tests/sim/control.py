@@ -27,6 +27,11 @@ async def answer(worker: Worker, request: Request) -> Answer:
             return json_answer(worker.board.faults)
         case "POST", "/_sim/faults":
             return await _replace_faults(worker, await request.read())
+    if request.method == "POST" and request.path.startswith("/_sim/rooms/"):
+        room = worker.rooms.of(int(request.path.rpartition("/")[2]))
+        room.arrived.set()
+        await room.done.wait()
+        return json_answer({"ok": True})
     return json_answer({"error": f"no {request.method} {request.path}"}, 404)
 
 

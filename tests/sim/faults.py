@@ -62,6 +62,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seconds: float | None = None
     status: int = 0
     retry_after: str | None = None
+    message: str = "Simulated failure."
     after_bytes: int | None = None
     after_events: int = 1
     bytes: int = 1 << 18

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
-from tests.sim import shapes
+from tests.sim import pairing, shapes
 from tests.sim.bodies import conversation, count, prompts_in
 from tests.sim.call import BadRequest, Call
 from tests.sim.engine import Job, Prompt
@@ -22,17 +22,27 @@ class Chunk(Protocol):
     def __call__(self, job: Job, start: int, *, last: bool) -> Json: ...
 
 
+SPLIT = ("/generate", "/v1/chat/completions", "/v1/completions")
+
+
 async def finished(call: Call, jobs: list[Job]) -> None:
     """Until every job has said all."""
+    try:
+        await pairing.begin(call)
+    except pairing.TransferFailed as error:
+        raise BadRequest(f"KVTransferError: {error}", 500) from None
     for job in jobs:
         await call.worker.pacer.finished(job, abort_after=call.abort_after)
+    pairing.hand_over(call)
 
 
 async def _news(call: Call, jobs: list[Job]) -> AsyncGenerator[Job, None]:
     """A job each time it has a new token or has ended, until all have."""
+    await pairing.begin(call)
     if len(jobs) == 1:
         async for _ in call.worker.pacer.news(jobs[0], abort_after=call.abort_after):
             yield jobs[0]
+        pairing.hand_over(call)
         return
     news: asyncio.Queue[Job] = asyncio.Queue()
 
@@ -49,6 +59,7 @@ async def _news(call: Call, jobs: list[Job]) -> AsyncGenerator[Job, None]:
             yield job
             open_jobs -= job.finish is not None
             news.task_done()
+        pairing.hand_over(call)
     finally:
         for task in tasks:
             task.cancel()
@@ -86,7 +97,10 @@ async def generate(call: Call) -> Answer:
     fail_if_asked(call)
     await finished(call, jobs)
     now = worker.pacer.now()
-    results = [shapes.generated(job, now, metrics=worker.config.metrics) for job in jobs]
+    results = [
+        with_logprobs(call, job, shapes.generated(job, now, metrics=worker.config.metrics))
+        for job in jobs
+    ]
     return json_answer(results if batch else results[0])
 
 
@@ -103,8 +117,24 @@ async def _generate_stream(call: Call, jobs: list[Job], batch: bool) -> AsyncGen
             message = shapes.generated(
                 job, worker.pacer.now(), metrics=worker.config.metrics, start=start
             )
+            with_logprobs(call, job, message)
             yield frame({**message, "index": job.index} if batch else message)
     yield DONE
+
+
+def with_logprobs(call: Call, job: Job, message: Json) -> Json:
+    """The answer with the input's logprobs, where they are asked for."""
+    meta = message["meta_info"]
+    if call.body.get("return_logprob") and isinstance(meta, dict):
+        meta["input_token_logprobs"] = pairing.input_logprobs(call, job.prompt.tokens)
+    return message
+
+
+def with_params(call: Call, answer: Json) -> Json:
+    """The answer, with the place of the cache where it is a vLLM prefill worker's."""
+    if call.worker.config.part == "vllm-prefill":
+        answer["kv_transfer_params"] = pairing.transfer_params(call)
+    return answer
 
 
 async def chat(call: Call) -> Answer:
@@ -120,14 +150,12 @@ async def chat(call: Call) -> Answer:
         return Answer(_openai_stream(call, head, jobs, _chat_chunk, roles=True), 200, SSE)
     fail_if_asked(call)
     await finished(call, jobs)
-    return json_answer(
-        head
-        | {
-            "choices": [shapes.chat_choice(job) for job in jobs],
-            "usage": shapes.usage(jobs, cache_report=call.worker.config.cache_report),
-            "metadata": {"weight_version": "default"},
-        }
-    )
+    answer = head | {
+        "choices": [shapes.chat_choice(job) for job in jobs],
+        "usage": shapes.usage(jobs, cache_report=call.worker.config.cache_report),
+        "metadata": {"weight_version": "default"},
+    }
+    return json_answer(with_params(call, answer))
 
 
 async def completions(call: Call) -> Answer:
@@ -147,14 +175,12 @@ async def completions(call: Call) -> Answer:
         return Answer(_openai_stream(call, head, jobs, _completion_chunk, roles=False), 200, SSE)
     fail_if_asked(call)
     await finished(call, jobs)
-    return json_answer(
-        head
-        | {
-            "choices": [shapes.completion_choice(job, job.text()) for job in jobs],
-            "usage": shapes.usage(jobs, cache_report=call.worker.config.cache_report),
-            "metadata": {"weight_version": "default"},
-        }
-    )
+    answer = head | {
+        "choices": [shapes.completion_choice(job, job.text()) for job in jobs],
+        "usage": shapes.usage(jobs, cache_report=call.worker.config.cache_report),
+        "metadata": {"weight_version": "default"},
+    }
+    return json_answer(with_params(call, answer))
 
 
 def _chat_chunk(job: Job, start: int, *, last: bool) -> Json:

@@ -9,12 +9,13 @@ from random import Random
 
 import msgspec
 
-from tests.sim import control, routes, shapes
+from tests.sim import control, generating, routes, shapes
 from tests.sim.call import BadRequest, Call, WorkerConfig
 from tests.sim.connection import ClientGone, Connection, Request
 from tests.sim.engine import Engine
 from tests.sim.faults import FaultBoard, FaultError, parse_fault
 from tests.sim.pacing import Pacer
+from tests.sim.pairing import Refused, Rooms, check
 from tests.sim.records import Records
 from tests.sim.send import Answer, json_answer, send
 
@@ -29,6 +30,7 @@ class Worker:
         self.pacer = Pacer(self.engine)
         self.board = FaultBoard(list(config.faults))
         self.records = Records()
+        self.rooms = Rooms()
         self.active = 0
         self.connections: set[Connection] = set()
         self._connection_count = 0
@@ -139,12 +141,16 @@ class Worker:
         except (FaultError, BadRequest) as error:
             return _failure(call, 400, str(error))
         if call.fault and call.fault.kind == "status":
-            return _failure(call, call.fault.status, "Simulated failure.")
+            return _failure(call, call.fault.status, call.fault.message)
         key = self.config.api_key
         if key and inference and request.header("authorization") != f"Bearer {key}":
             return json_answer({"error": "Unauthorized"}, 401)
         try:
+            if request.path in generating.SPLIT:
+                check(call)
             return await routes.answer(call)
+        except Refused as error:
+            return _failure(call, 400, str(error))
         except BadRequest as error:
             return _failure(call, error.status, error.message)
 

@@ -10,8 +10,10 @@ import pytest
 from router.compat import Accepted
 from router.config import Config
 from router.configure import from_arguments, spellings
+from router.core.membership import Listed
 from router.flags import ConfigError, options_of
 from router.launch import Router
+from router.policytype import PolicyType
 
 # Every flag of `python -m sglang_router.launch_router` 0.3.2 but --help: its default (None: none)
 # and a way to give it.
@@ -21,11 +23,11 @@ FLAGS: dict[str, tuple[object, str]] = {
     "port": (30000, "30001"),
     "mini-lb": (False, ""),
     "pd-disaggregation": (False, ""),
-    "prefill": ((), "http://p:8080 none"),
-    "decode": ((), "http://d:8081"),
+    "prefill": ((), "http://p:8080 none --pd-disaggregation"),
+    "decode": ((), "http://d:8081 --pd-disaggregation"),
     "policy": ("cache_aware", "power_of_two"),
-    "prefill-policy": (None, "bucket"),
-    "decode-policy": (None, "power_of_two"),
+    "prefill-policy": (None, "bucket --pd-disaggregation"),
+    "decode-policy": (None, "power_of_two --pd-disaggregation"),
     "worker-startup-timeout-secs": (1800, "60"),
     "worker-startup-check-interval": (30, "5"),
     "cache-threshold": (0.3, "0.5"),
@@ -130,7 +132,7 @@ def test_the_table_of_this_test_is_whole() -> None:
     assert len(FLAGS) == 98
 
 
-@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag != "pd-disaggregation"])
+@pytest.mark.parametrize("flag", FLAGS)
 def test_every_flag_is_accepted_and_acts_or_is_named_in_one_warning(flag: str) -> None:
     config = parse(f"--{flag} {FLAGS[flag][1]}")
     name = flag.replace("-", "_")
@@ -148,11 +150,11 @@ def test_every_flag_has_the_default_it_had(flag: str) -> None:
 
 
 def test_all_flags_at_once_give_one_warning_line() -> None:
-    line = " ".join(f"--{flag} {how}" for flag, (_, how) in FLAGS.items() if flag[:3] != "pd-")
+    line = " ".join(f"--{flag} {how}" for flag, (_, how) in FLAGS.items() if flag != "worker-urls")
     config = parse(line)
     assert len(config.warnings) == 1
     inert = [option.argument for option in options_of(Accepted)]
-    inert = [name for name in inert if name[2:] in FLAGS and name != "--pd-disaggregation"]
+    inert = [name for name in inert if name[2:] in FLAGS]
     assert [name for name in inert if name not in config.warnings[0]] == []
 
 
@@ -164,12 +166,65 @@ def test_the_warning_tells_what_cannot_matter_from_what_is_to_come() -> None:
     )
 
 
-def test_prefill_and_decode_are_refused_in_words() -> None:
-    line = (
-        "--pd-disaggregation --prefill http://p1:80 9000 --prefill http://p2:80 --decode http://d"
+def test_a_command_line_with_prefill_and_decode_workers_starts() -> None:
+    config = parse(
+        "--pd-disaggregation --prefill http://p1:80 9000 --prefill http://p2:80 "
+        "--prefill http://p3:80 none --decode http://d1:80 --decode http://d2:80 "
+        "--prefill-policy cache_aware --decode-policy power_of_two"
     )
-    with pytest.raises(ConfigError, match="--pd-disaggregation: .* not supported yet"):
-        parse(line)
+    assert config.warnings == ()
+    assert config.static_workers == (
+        Listed("http://p1:80", "prefill", 9000),
+        Listed("http://p2:80", "prefill"),
+        Listed("http://p3:80", "prefill"),
+        Listed("http://d1:80", "decode"),
+        Listed("http://d2:80", "decode"),
+    )
+
+
+def test_workers_of_both_kinds_are_settings_from_python_and_in_the_environment() -> None:
+    config = Router(
+        pd_disaggregation=True,
+        prefill_urls=[("http://p1", 9000), ("http://p2", None), "http://p3"],
+        decode_urls=["http://d"],
+        decode_policy=PolicyType.RoundRobin,
+    ).config
+    environ = {
+        "TRACE_ROUTER_PD_DISAGGREGATION": "true",
+        "TRACE_ROUTER_PREFILL": "http://p1 9000 http://p2 none http://p3",
+        "TRACE_ROUTER_DECODE": "http://d",
+        "TRACE_ROUTER_DECODE_POLICY": "round_robin",
+    }
+    same = from_arguments([], environ)
+    assert config.static_workers == same.static_workers
+    assert [str(given) for given in config.prefill] == ["http://p1 9000", "http://p2", "http://p3"]
+    assert config.decode_policy == same.decode_policy
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("--worker-urls http://w", "--worker-urls: with --pd-disaggregation"),
+        ("--prefill 9000", "--prefill: the bootstrap port 9000 follows no URL"),
+        ("--prefill http://p 70000", "--prefill: expected URL .PORT|none."),
+        ("--prefill http://p 1 2", "--prefill: the bootstrap port 2 follows no URL"),
+        ("--prefill ftp://p", "--prefill: worker URL"),
+        ("--decode http://d 9000", "--decode: worker URL '9000'"),
+        ("--prefill http://a:80 --decode http://a", "claimed by two workers, http://a"),
+        ("--pd-protocol tcp", "--pd-protocol: expected one of sglang, vllm"),
+    ],
+)
+def test_pairs_that_make_no_sense_are_refused_in_words(line: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse(f"--pd-disaggregation {line}")
+
+
+def test_workers_of_pairs_without_the_switch_are_named_in_the_warning() -> None:
+    config = parse("--worker-urls http://w --prefill http://p --decode http://d")
+    assert config.static_workers == (Listed("http://w"),)
+    assert config.warnings == (
+        "Without effect as --pd-disaggregation is not given: --prefill, --decode",
+    )
 
 
 def test_jwt_alone_is_refused_because_the_admin_routes_would_be_open() -> None:
@@ -241,4 +296,6 @@ def test_router_args_of_sglang_router_are_taken_over() -> None:
     config = Router.from_args(args).config
     assert (config.policy, config.port, config.tls_cert_path) == ("round_robin", 30009, "cert.pem")
     assert config.admin_keys == ("s3cret",)
-    assert config.warnings == ("Not supported yet: --prefill",)
+    assert config.warnings == (
+        "Without effect as --pd-disaggregation is not given: --prefill",
+    )

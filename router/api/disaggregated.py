@@ -1,0 +1,283 @@
+"""Forwarding where one worker does the prefill and another one the decode: two legs of one attempt.
+
+    choose pair -> sglang: [ prefill | decode -> relay ]      both at once
+                   vllm:   [ prefill ] -> [ decode -> relay ] one after the other
+
+The decode leg is the attempt that `inference` knows, relayed to the client; the prefill leg is an
+exchange of the same kind, whose answer nobody but us reads. Each has its own permit, verdict and
+place in the trace. When one fails the other is stopped at once, so that no engine waits for what
+will not come, and is not blamed for that. As long as the client has seen nothing another pair is
+tried, without the worker that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import msgspec
+
+from router.api.forwarding import Forwarding, Incoming, Pairs
+from router.api.held import HeldExchange, MergingExchange
+from router.api.inference import Picked, Run
+from router.api.prefill_leg import SILENT, PrefillLeg
+from router.api.relay import Exchange
+from router.core.disaggregation import (
+    NOT_GENERATING,
+    SPLIT,
+    for_decode,
+    for_prefill,
+    meeting,
+    wants_input_logprobs,
+    with_fields,
+)
+from router.core.facts import BadBody
+from router.core.retry import Failure
+from router.core.usage import AnswerFacts
+from router.core.worker import Worker
+from router.errors import (
+    BadRequest,
+    ClientGone,
+    FirstByteTimeout,
+    NotSplit,
+    NoWorker,
+    OtherLegFailed,
+    PairTimeout,
+    PrefillRefused,
+    RouterError,
+    RouterStopped,
+    TotalTimeout,
+)
+from router.fleet import Group
+
+MERGED_ROUTE: Final = "/generate"
+READING: Final = ("GET", "HEAD")
+NO_WORKERS: Final = (
+    ClientGone,
+    PairTimeout,
+    RouterStopped,
+    TotalTimeout,
+)  # reasons that are no worker's
+
+
+def run_of(shared: Forwarding, incoming: Incoming) -> Run:
+    """How this router serves this request."""
+    pairs = shared.pairs
+    if pairs is None:
+        return Run(shared, incoming)
+    method = incoming.request.method
+    if method == "POST" and incoming.path in SPLIT[pairs.protocol]:
+        return PairRun(shared, incoming, pairs)
+    if method in READING or incoming.path in NOT_GENERATING:
+        return AtPrefill(shared, incoming, pairs)
+    return Unsplit(shared, incoming)
+
+
+def among(part: Group, group: Group) -> Group:
+    """Those of `part` that serve the model that `group` serves."""
+    return Group(part.policy, [w for w in part.workers if w in group.workers], part.kind)
+
+
+class AtPrefill(Run):
+    """What generates nothing is as well answered by a prefill worker."""
+
+    def __init__(self, shared: Forwarding, incoming: Incoming, pairs: Pairs) -> None:
+        super().__init__(shared, incoming)
+        self._prefill = pairs.prefill
+
+    async def read(self) -> None:
+        await super().read()
+        self.group = among(self._prefill, self.group)
+
+
+class Unsplit(Run):
+    """What cannot be split between two workers, and that none of them does alone."""
+
+    async def read(self) -> None:
+        await super().read()
+        raise NotSplit(f"{self.incoming.path} is not served with --pd-disaggregation")
+
+
+class PairRun(Run):
+    """One request while it runs at two workers. What `Run` holds is the decode leg."""
+
+    def __init__(self, shared: Forwarding, incoming: Incoming, pairs: Pairs) -> None:
+        super().__init__(shared, incoming)
+        self.pairs = pairs
+        self.vllm = pairs.protocol == "vllm"
+        self.leg: PrefillLeg | None = None  # of the last attempt
+        self.failed: list[Worker] = []  # of both groups
+        self.merges = False  # the prefill's logprobs belong into the answer
+        self._prefill_body = b""  # vLLM's
+
+    async def read(self) -> None:
+        """Body, facts, and who serves the model. Raises what `Run.read` raises."""
+        await super().read()
+        if self.shared.models is not None:
+            pairs, group = self.pairs, self.group
+            self.pairs = Pairs(
+                pairs.protocol, among(pairs.prefill, group), among(pairs.decode, group)
+            )
+        try:
+            if "content-encoding" in self.incoming.request.headers:
+                raise BadBody("a compressed body cannot be split between prefill and decode")
+            if self.vllm:
+                self._prefill_body = for_prefill(self.body)
+            else:
+                self._meet("", None)
+        except BadBody as error:
+            raise BadRequest(str(error)) from None
+        if not self.vllm and self.incoming.path == MERGED_ROUTE:
+            self.merges = wants_input_logprobs(self.body)
+
+    def _meet(self, host: str, port: int | None) -> bytes:
+        """The body with a meeting point. Raises BadBody."""
+        return with_fields(self.body, meeting(host, port, self.facts.sequences, self.shared.random))
+
+    # -- attempts --------------------------------------------------------------------------
+
+    def choose(self) -> None:
+        """Take a worker of each kind, and write down why. Raises NoWorker."""
+        now = self.shared.clock.now()
+        prefill = self.pick(self.pairs.prefill, self.failed, now)
+        try:
+            decode = self.pick(self.pairs.decode, self.failed, now)
+        except NoWorker:
+            prefill.choice.worker.end(prefill.permit, None, now)
+            raise
+        self.leg = leg = PrefillLeg(self, prefill, keep=self.merges or self.vllm)
+        worker = decode.choice.worker
+        self.worker, self.permit, self.series = worker, decode.permit, decode.series
+        self.tried.append(worker)
+        for side in (leg.worker, worker):
+            self.shared.caches.routed(self.facts.blocks, side)
+        self.record.prefilling(leg.worker, prefill.decision, now)
+        self.record.routed(
+            worker,
+            decode.decision,
+            queue_size=decode.queue_size,
+            prefill_tokens=leg.worker.queued_tokens,
+            predicted_cached_tokens=prefill.choice.predicted_cached_tokens,
+            predicted_hit_rate=prefill.choice.predicted_hit_rate,
+            now=now,
+        )
+
+    def pick(self, group: Group, tried: Collection[Worker], now: float) -> Picked:
+        """A worker that the request names is meant for the part that this worker can do."""
+        facts, target = self.facts, self.facts.target_worker
+        if target is not None and any(
+            worker.node_id == target
+            for other in (self.pairs.prefill, self.pairs.decode)
+            if other is not group
+            for worker in other.workers
+        ):
+            self.facts = msgspec.structs.replace(facts, target_worker=None)
+        try:
+            return super().pick(group, tried, now)
+        finally:
+            self.facts = facts
+
+    async def attempt(self) -> Exchange:
+        """The decode worker's answer, relayed; or why it was not."""
+        leg, worker = self.leg, self.worker
+        assert leg is not None and worker is not None
+        try:
+            if self.vllm:
+                return await self._one_after_the_other(leg, worker)
+            return await self._both_at_once(leg, worker)
+        except BadBody as error:
+            raise BadRequest(str(error)) from None
+
+    async def _both_at_once(self, leg: PrefillLeg, worker: Worker) -> Exchange:
+        exchange = self.relaying(MergingExchange if self.merges else HeldExchange)
+        self.exchange = exchange
+        body = self._meet(leg.worker.host, leg.worker.bootstrap_port)
+        leg.start(body, exchange)
+        await self.carry(exchange, worker, body)
+        if isinstance(exchange.error, SILENT) and not leg.over:
+            exchange.error = self._whose_silence(leg, exchange, worker)
+        return exchange
+
+    def _whose_silence(
+        self, leg: PrefillLeg, exchange: HeldExchange, worker: Worker
+    ) -> RouterError:
+        """Each may only have waited for the other; the one that did not even begin is to blame."""
+        silent = leg.exchange.head is None, not exchange.begun
+        leg.error = None
+        if silent == (True, False):
+            leg.error = FirstByteTimeout(f"worker {leg.worker.url} did not do its prefill in time")
+            return leg.error
+        if silent == (False, True):
+            return FirstByteTimeout(f"worker {worker.url} did not begin to decode in time")
+        return PairTimeout(f"workers {leg.worker.url} and {worker.url} did not go on in time")
+
+    async def _one_after_the_other(self, leg: PrefillLeg, worker: Worker) -> Exchange:
+        self.exchange = exchange = self.relaying(Exchange)
+        await leg.carry(self._prefill_body)
+        exchange.error = leg.error
+        if leg.error is None:
+            self.record.decoding(self.shared.clock.now())
+            await self.carry(exchange, worker, for_decode(self.body, leg.kept.body))
+        return exchange
+
+    def prefilled(self) -> None:
+        """The answer has begun, so the input is computed."""
+        if self.leg is not None:
+            self.leg.prefilled()
+
+    def try_again(self, failure: Failure) -> bool:
+        error = failure.error
+        if isinstance(error, PrefillRefused):  # an answer, as a decode worker's would be
+            failure = Failure(
+                http_status=error.status, retry_after_seconds=error.retry_after_seconds
+            )
+        return super().try_again(failure)
+
+    def others_left(self, now: float) -> bool:
+        """Is there another one for the part that failed?"""
+        leg = self.leg
+        if leg is not None and leg.error is not None:
+            return self.pairs.prefill.others_left(now, [*self.failed, leg.worker])
+        return self.pairs.decode.others_left(now, [*self.failed, *self.tried[-1:]])
+
+    # -- ends ------------------------------------------------------------------------------
+
+    def end_attempt(self, error: RouterError | None) -> None:
+        """Give back what both legs hold, and say how each went. Harmless without any."""
+        leg, exchange, worker = self.leg, self.exchange, self.worker
+        if leg is None or worker is None:
+            return
+        head = None if exchange is None else exchange.head or exchange.refused
+        if error is not None and error is leg.error:
+            self.failed += [leg.worker] if error.blames_worker else [leg.worker, worker]
+            leg.end(error)
+            super().end_attempt(OtherLegFailed(error.message, error.outcome))
+            return
+        super().end_attempt(error)
+        if error is None and head is not None and head.status < 400:
+            leg.leave()
+        elif isinstance(error, NO_WORKERS):
+            leg.stop(error)
+        else:
+            self.failed.append(worker)
+            if error is None:
+                error = OtherLegFailed(f"worker {worker.url} does not decode", "worker_status")
+            leg.stop(OtherLegFailed(error.message, error.outcome))
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        assert self.leg is not None
+        return (self.leg.worker, self.tried[-1])
+
+    def answer_facts(self, exchange: Exchange) -> AnswerFacts:
+        """What the decode worker says, but for the cache: the prefill worker's is meant.
+
+        vLLM's decode worker counts as cached what it was handed; SGLang's repeats what the prefill
+        worker told it.
+        """
+        facts = exchange.facts()
+        assert self.leg is not None
+        cached = self.leg.exchange.facts().cached_tokens
+        if cached is not None or self.vllm:
+            facts.cached_tokens = cached
+        return facts

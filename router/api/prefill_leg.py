@@ -1,0 +1,177 @@
+"""The prefill half of an attempt at a pair of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from router.api.held import HeldExchange, MergingExchange
+from router.api.inference import Picked, Run, give_back
+from router.api.relay import ClientFacts, Exchange, Framing
+from router.core.breaker import verdict
+from router.core.disaggregation import is_transfer_trouble
+from router.core.logprobs import InputLogprobs
+from router.core.retry import parse_retry_after
+from router.core.usage import ResponseScanner
+from router.errors import (
+    FirstByteTimeout,
+    IdleTimeout,
+    OtherLegFailed,
+    PrefillAborted,
+    PrefillRefused,
+    RouterError,
+    TransferFailed,
+)
+from router.upstream.connection import AnswerHead
+
+# Of a prefill worker's answer: logprobs of a long prompt, or the blocks of its cache.
+MOST_KEPT_BYTES: Final = 256 << 20
+MOST_OF_ERROR_BYTES: Final = 4096
+SILENT: Final = (FirstByteTimeout, IdleTimeout)
+NOBODY: Final = ClientFacts(
+    http11=False, keep_alive=False, head_request=False, accepts_trailers=False
+)
+
+
+class Kept:
+    """Reads a prefill worker's answer in the client's place; `write` gets the body as it came."""
+
+    writing_paused = False
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._pieces.append(data)
+
+    def attach(self, exchange: Exchange | None) -> None:
+        """Nobody here to fall behind."""
+
+    @property
+    def body(self) -> bytes:
+        """Empty where it was too much."""
+        return b"".join(self._pieces) if self._size <= self._limit else b""
+
+
+class PrefillLeg:
+    """One attempt's prefill: what is held at its worker, and how it went. `keep` the answer whole.
+
+    `error` is set once it has failed by itself. `over`: nothing is held at the worker any more.
+    """
+
+    def __init__(self, run: Run, picked: Picked, *, keep: bool) -> None:
+        self._run = run
+        self._permit, self._series = picked.permit, picked.series
+        self._retry_after: str | None = None
+        self._stop: Callable[[], bool] | None = None
+        self._told = False  # the trace knows its end
+        self.worker = picked.choice.worker
+        self.error: RouterError | None = None
+        self.over = False
+        self.kept = Kept(MOST_KEPT_BYTES if keep else MOST_OF_ERROR_BYTES)
+        cached = picked.choice.predicted_cached_tokens
+        self._queued_tokens = run.facts.input_tokens - (cached or 0)
+        self.worker.queue(self._queued_tokens)
+        self.exchange = Exchange(
+            self.kept,
+            NOBODY,
+            run.shared.settings.limits,
+            ResponseScanner(run.incoming.path, run.facts.stream),
+            arrived=run.incoming.arrived,
+            now=run.shared.clock.now,
+            on_head=self._head_received,
+            on_gap=self._series.observe_gap,
+        )
+
+    # -- its life ----------------------------------------------------------------------------
+
+    def start(self, body: bytes, decode: HeldExchange) -> None:
+        """Ask the worker, in the background, at the same time as `decode` is asked."""
+        name = f"prefill of {self._run.incoming.opening.request_id}"
+        self._stop = self._run.shared.spawn(self._beside(body, decode), name)
+
+    async def _beside(self, body: bytes, decode: HeldExchange) -> None:
+        await self._run.carry(self.exchange, self.worker, body)
+        if self.over:
+            return
+        self.error = self._trouble()
+        if not isinstance(self.error, SILENT) or decode.relayed:
+            self.end(self.error)  # else only both together tell whose silence it was
+        if self.error is not None and not decode.relayed:
+            decode.end(self.error)
+        elif self.error is None and isinstance(decode, MergingExchange):
+            stream = self.exchange.scanner.stream
+            decode.prefilled(InputLogprobs(self.kept.body, stream=stream))
+
+    async def carry(self, body: bytes) -> None:
+        """Ask the worker; its answer is then in `kept`, or `error` is set."""
+        await self._run.carry(self.exchange, self.worker, body)
+        self.error = self._trouble()
+        self.end(self.error)
+
+    def _head_received(self, head: AnswerHead, framing: Framing) -> bytes:
+        self.worker.answered(self._permit, verdict(head.status))
+        after = next((v for n, v in head.headers if n.lower() == b"retry-after"), None)
+        self._retry_after = None if after is None else after.decode("latin-1")
+        return b""
+
+    def _trouble(self) -> RouterError | None:
+        head, facts = self.exchange.head, self.exchange.facts()
+        if self.exchange.error is not None or head is None:
+            return self.exchange.error
+        if facts.error is not None and is_transfer_trouble(facts.error):
+            return TransferFailed(f"prefill: {facts.error}")
+        if head.status >= 400:
+            said = facts.error or self.kept.body[:500].decode("utf-8", "replace")
+            error = PrefillRefused(head.status, head.reason.decode("latin-1"), said)
+            now = self._run.shared.clock.unix_us() / 1e6
+            error.retry_after_seconds = parse_retry_after(self._retry_after, now)
+            return error
+        aborted = facts.abort_message(head.status)
+        return None if aborted is None else PrefillAborted(f"prefill: {aborted}")
+
+    # -- its end -----------------------------------------------------------------------------
+
+    def prefilled(self) -> None:
+        """The input is computed. Harmless when that was said before."""
+        self.worker.prefilled(self._queued_tokens)
+        self._queued_tokens = 0
+
+    def end(self, error: RouterError | None) -> None:
+        """Give back what is held and write down how it went. Harmless when that was done."""
+        if self.over:
+            return
+        self.over = True
+        self.prefilled()
+        now = self._run.shared.clock.now()
+        # An answer is judged by its status, like any other worker's.
+        judged = None if isinstance(error, PrefillRefused) else error
+        status, trouble = give_back(self.worker, self._permit, self.exchange, judged, now)
+        if not self._told:
+            self._told = True
+            duration = self._run.record.prefill_ended(now, status, trouble)
+            type = None if trouble is None or isinstance(error, OtherLegFailed) else trouble.type
+            self._series.attempt_ended(status, type, duration)
+
+    def stop(self, error: RouterError) -> None:
+        """End it now: the worker is not to go on."""
+        if not self.over:
+            self.end(error)
+            self.exchange.abort()
+            if self._stop is not None:
+                self._stop()
+
+    def leave(self) -> None:
+        """The answer is whole, so the prefill is done: let its own answer end by itself, which it is
+        about to do. What the trace says of it is said now."""
+        if not self.over and not self._told:
+            self._told = True
+            head = self.exchange.head
+            now = self._run.shared.clock.now()
+            status = None if head is None else head.status
+            duration = self._run.record.prefill_ended(now, status, None)
+            self._series.attempt_ended(status, None, duration)
