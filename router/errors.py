@@ -174,8 +174,6 @@ class PairTimeout(UpstreamError):
 class OtherLegFailed(RouterError):
     """Of a pair, this worker was stopped because the other one failed. Not its fault."""
 
-    code = "other_leg_failed"
-
     def __init__(self, cause: str, outcome: ErrorType | None) -> None:
         super().__init__(f"stopped: {cause}")
         self.outcome = outcome
@@ -187,7 +185,7 @@ class PrefillRefused(UpstreamError):
     Status and codes are those of sglang-router: `prefill_bad_request`, `prefill_internal_error`, ...
     """
 
-    outcome, retry_safe = "worker_status", False
+    code, outcome = "prefill_error", "worker_status"
     CODES: ClassVar[dict[int, str]] = {
         400: "prefill_bad_request",
         404: "prefill_not_found",

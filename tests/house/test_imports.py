@@ -44,6 +44,7 @@ LAYERS: list[set[str]] = [
     {"router.configure", "router.flag_docs", "router.policy_choice"},
     {"router.arguments", "router.compat", "router.worker_names"},
     {"router.config"},
+    {"router.pd_flags"},
     {"router.discovery_flags"},
     {"router.flag_types"},
     {"router.flags", "router.policy_file", "router.policytype"},

@@ -12,6 +12,7 @@ from router.config import Config, effective
 from router.configure import from_arguments, from_keywords
 from router.core.membership import Listed
 from router.flag_docs import markdown
+from router.flag_types import PrefillUrl
 from router.flags import ConfigError, Option, argument, options_of, variable
 from router.policies import REGISTRY, PolicyConfig
 from router.policytype import PolicyType
@@ -39,6 +40,14 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "queue_timeout_secs": ("7", 7.0),
     "retry_initial_backoff_ms": ("51", 51),
     "retry_max_backoff_ms": ("51", 51),
+    "prefill": (
+        "http://p:1 9000 http://q:1",
+        (PrefillUrl("http://p:1", 9000), PrefillUrl("http://q:1")),
+    ),
+    "decode": ("http://d:1 http://e:1", ("http://d:1", "http://e:1")),
+    "pd_protocol": ("vllm", "vllm"),
+    "prefill_policy": ("random", "random"),
+    "decode_policy": ("random", "random"),
     "policy_weights": ('{"30005": 0.7}', {"30005": 0.7}),
 }
 # Only together with another.
