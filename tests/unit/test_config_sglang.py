@@ -296,6 +296,4 @@ def test_router_args_of_sglang_router_are_taken_over() -> None:
     config = Router.from_args(args).config
     assert (config.policy, config.port, config.tls_cert_path) == ("round_robin", 30009, "cert.pem")
     assert config.admin_keys == ("s3cret",)
-    assert config.warnings == (
-        "Without effect as --pd-disaggregation is not given: --prefill",
-    )
+    assert config.warnings == ("Without effect as --pd-disaggregation is not given: --prefill",)
