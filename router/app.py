@@ -68,9 +68,10 @@ from router.learning import Learning
 from router.metrics import IndexState, Metrics, SharedState, Siblings, Sources
 from router.models import Models
 from router.names import LocalNames
+from router.new_member import RegistrySettings
 from router.policy_choice import Policies
 from router.policytype import PolicyType
-from router.registry import Registry, RegistrySettings
+from router.registry import Registry
 from router.roster import Roster
 from router.shared import Sharing
 from router.tasks import Tasks
@@ -483,6 +484,7 @@ def registry_settings(config: Config) -> RegistrySettings:
             enabled=not config.disable_circuit_breaker,
         ),
         max_in_flight=config.max_requests_per_worker or None,
+        by_model=config.enable_igw,
         dp_aware=config.dp_aware,
         dp_size=config.dp_size,
         startup_timeout_seconds=config.worker_startup_timeout_secs,

@@ -93,9 +93,7 @@ class Member:
         self.worker = worker
         self.dp_aware = dp_aware
         self.targets: list[Worker] = [] if dp_aware else [worker]
-        self.asked = asyncio.Event()  # its targets are known
-        if not dp_aware:
-            self.asked.set()
+        self.asked = asyncio.Event()  # what has to be known of it is known
         self.came_from(origin)
         self.priority = 50
         self.cost = 1.0

@@ -20,8 +20,6 @@ import msgspec
 
 from router.caches import Caches
 from router.clock import Clock
-from router.core.breaker import Breaker, BreakerSettings
-from router.core.health import Health, HealthSettings
 from router.core.membership import Listed
 from router.core.worker import Change, Role, Worker, normalise_worker_url
 from router.fleet import Fleet
@@ -39,7 +37,8 @@ from router.member import (
 )
 from router.metrics import Metrics
 from router.names import Names
-from router.targets import Targets, log_change
+from router.new_member import RegistrySettings, new_member, new_worker
+from router.targets import Targets
 from router.tasks import Tasks
 from router.upstream.pools import Pools
 from router.upstream.prober import Prober
@@ -48,22 +47,6 @@ log = logging.getLogger("router")
 
 POLL_SECONDS: Final = 0.05  # how late the end of a worker's last request is noticed
 FAILED_KEPT_SECONDS: Final = 300.0  # how long one can ask why a worker was not added
-
-
-class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What workers start with, and how long they may take to start and to finish.
-
-    `dp_aware`: their data-parallel ranks are targets of their own; `dp_size` is the number of those
-    that do not say it themselves.
-    """
-
-    health: HealthSettings
-    breaker: BreakerSettings
-    max_in_flight: int | None
-    dp_aware: bool
-    dp_size: int | None
-    startup_timeout_seconds: float
-    removal_grace_seconds: float
 
 
 class Registry:
@@ -150,8 +133,8 @@ class Registry:
             details = Details(
                 api_key=api_key, worker_type=given.role, bootstrap_port=given.bootstrap_port
             )
-            worker = self._worker(url, node_id, details)
-            member = Member(given.url, worker, STATIC, self._settings.dp_aware)
+            worker = new_worker(url, node_id, details, self._settings)
+            member = new_member(given.url, worker, STATIC, details, self._settings)
             self._members[member.id] = member
             self._join(member)
 
@@ -282,12 +265,9 @@ class Registry:
     async def _create(self, url: str, details: Details, origin: str) -> Member:
         whole = normalise_worker_url(url)
         # Refuse a bad key before anything is bound.
-        worker = self._worker(whole, "none", details)
+        worker = new_worker(whole, "none", details, self._settings)
         (worker.node_id,) = await self._names.bind_nodes([whole])
-        aware = self._settings.dp_aware if details.dp_aware is None else details.dp_aware
-        member = Member(url, worker, origin, aware)
-        member.take(details)
-        member.model_id = details.model_id
+        member = new_member(url, worker, origin, details, self._settings)
         self._members[member.id] = member
         member.job = self._job(member, "AddWorker", "pending")
         self._prober.add(worker)
@@ -306,29 +286,6 @@ class Registry:
             api_key=None if key == self._static_key else key,
             disable_health_check=not member.worker.health.enabled,
         )
-
-    def _worker(self, url: str, node_id: str, details: Details) -> Worker:
-        usual = self._settings.health
-        worker = Worker(
-            url,
-            node_id,
-            api_key=details.api_key,
-            health=Health(
-                HealthSettings(
-                    failure_threshold=details.health_failure_threshold or usual.failure_threshold,
-                    success_threshold=details.health_success_threshold or usual.success_threshold,
-                    enabled=usual.enabled and not details.disable_health_check,
-                )
-            ),
-            breaker=Breaker(self._settings.breaker),
-            max_in_flight=None
-            if details.worker_type == "prefill"
-            else self._settings.max_in_flight,
-            role=details.worker_type,
-            bootstrap_port=details.bootstrap_port,
-        )
-        worker.listeners.append(log_change)
-        return worker
 
     def _job(
         self,
@@ -350,7 +307,9 @@ class Registry:
         member.worker.listeners.append(changed)
         changed(member.worker, Change("health", "", "", ""))
         try:
-            await asyncio.wait_for(healthy.wait(), limit)
+            async with asyncio.timeout(limit):
+                await healthy.wait()
+                await member.asked.wait()
         except TimeoutError:
             assert limit is not None
             self.tell(member, "retract")
@@ -358,7 +317,6 @@ class Registry:
             return
         finally:
             member.worker.listeners.remove(changed)
-        await member.asked.wait()
         self.tell(member, "join")
         self._join(member)
         log.info("worker %s (%s) added", member.worker.node_id, member.worker.url)
@@ -372,7 +330,8 @@ class Registry:
         self.changed()
 
     async def _give_up(self, member: Member, limit: float) -> None:
-        reason = member.worker.health.reason
+        worker = member.worker
+        reason = "it does not say what it serves" if worker.healthy else worker.health.reason
         message = (
             f"Health check failed for worker {member.url}: Timeout {limit:g}s waiting for worker "
             f"to become healthy ({reason})"

@@ -54,6 +54,7 @@ class Targets:
         """The engine of `member` has said what it is. `members`: all in the fleet, in their order."""
         if member.dp_aware:
             self._split(member, members)
+        member.asked.set()
         member.told_ranks()
 
     def join(self, member: Member) -> None:
@@ -83,7 +84,6 @@ class Targets:
         else:
             known = {rank.rank: rank for rank in member.ranks}
             member.targets = [known.get(n) or self._rank(member.worker, n) for n in range(size)]
-        member.asked.set()
         if member.targets == before:
             return
         worker = member.worker

@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
     {"router.roster"},
     {"router.discovery"},
     {"router.models", "router.registry"},
+    {"router.new_member"},
     {"router.targets"},
     {"router.member"},
     {"router.fleet", "router.upstream"},

@@ -17,6 +17,7 @@ from router.policytype import PolicyType
 from tests.processes import Processes, RedisProcess
 from tests.running import Answer, InProcessWorker, Json, Records, call, running, sim_worker, until
 from tests.sim.call import WorkerConfig
+from tests.sim.faults import Fault
 
 
 def serving(model: str, *also: str, adapters: Sequence[str] = ()) -> WorkerConfig:
@@ -206,6 +207,26 @@ async def test_a_name_given_at_registration_stands_for_the_model() -> None:
         assert served_by(await chat(app, "large")) == two.url
         assert served_by(await chat(app, "large:sql")) == two.url
         assert (await chat(app, "default")).status == 404
+
+
+async def test_a_worker_that_was_added_is_known_by_its_models_at_once() -> None:
+    async with sim_worker(serving("llama")) as worker, running(enable_igw=True) as app:
+        added = await call(app, "POST", f"/add_worker?url={worker.url}")
+        assert added.status == 200
+        assert served_by(await chat(app, "llama")) == worker.url
+
+
+async def test_a_worker_that_does_not_say_what_it_serves_is_not_added() -> None:
+    hang = Fault(kind="hang", paths=("/v1/models",))
+    async with (
+        sim_worker(WorkerConfig(faults=(hang,))) as worker,
+        running(
+            enable_igw=True, worker_startup_timeout_secs=0.3, health_check_timeout_secs=0.2
+        ) as app,
+    ):
+        added = await call(app, "POST", f"/add_worker?url={worker.url}")
+        assert added.status == 400
+        assert "it does not say what it serves" in added.text
 
 
 async def test_what_a_worker_loads_later_is_found_with_its_next_check() -> None:
