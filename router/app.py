@@ -129,6 +129,7 @@ class App:
             version=version("llm-trace-router"),
             hide_worker_urls=config.hide_worker_urls,
             listed_models_only=config.enable_igw,
+            pairs=config.pd_disaggregation,
             **(
                 {"duration_buckets": config.prometheus_duration_buckets}
                 if config.prometheus_duration_buckets
@@ -255,6 +256,12 @@ class App:
             Group(prefill, fleet.of("prefill"), "prefill workers"),
             Group(decode, fleet.of("decode"), "decode workers"),
         )
+
+    def _policy_names(self) -> str:
+        pairs = self.forwarding.pairs
+        if pairs is None:
+            return self.forwarding.group.policy.name
+        return f"{pairs.prefill.policy.name} for prefill, {pairs.decode.policy.name} for decode"
 
     def _tracker(self) -> Tracker:
         config = self.config
@@ -417,7 +424,7 @@ class App:
             self.port,
             ready,
             len(self.fleet.workers),
-            config.policy.value,
+            self._policy_names(),
         )
 
     async def _sweep(self) -> None:

@@ -198,7 +198,7 @@ class SimWorker(Process):
         super().__init__()
         self._switches = switches
         self.port = port
-        self._control_url = ""
+        self.control_port = 0  # also the bootstrap port of a prefill worker
 
     @property
     def url(self) -> str:
@@ -214,8 +214,12 @@ class SimWorker(Process):
             return False
         ports = msgspec.json.decode(line, type=dict[str, str | int])
         self.port = int(ports["port"])
-        self._control_url = f"http://127.0.0.1:{ports['control_port']}/_sim"
+        self.control_port = int(ports["control_port"])
         return True
+
+    @property
+    def _control_url(self) -> str:
+        return f"http://127.0.0.1:{self.control_port}/_sim"
 
     async def faults(self, *faults: str | Json) -> None:
         """Replace the faults in force; none for good behaviour. Works also while it refuses."""

@@ -119,10 +119,12 @@ class Records:
 
     def __init__(self, app: App) -> None:
         self.live: dict[str, LiveTrace] = {}
+        self._put_on = app._put()
         app.forwarding.recorder = Recorder(self._put, app.clock, "r", "p")
 
     def _put(self, live: LiveTrace) -> None:
         self.live[live.trace.request_id] = live
+        self._put_on(live)
 
     def status(self, request_id: str) -> Status | None:
         live = self.live.get(request_id)

@@ -70,7 +70,7 @@ class Perfetto:
             track = self._track(attempt.node_id, events), f"{trace.key}/{number}"
             start = unix_us(attempt.started_at)
             end = start + _us(attempt.duration_seconds or 0.0)
-            _slice(events, track, f"attempt {number}", start, end, _outcome(attempt))
+            _slice(events, track, attempt.leg or f"attempt {number}", start, end, _outcome(attempt))
         track = self._track(trace.node_id, events), trace.key or trace.request_id
         shown = {name: getattr(trace, name) for name in _SHOWN}
         shown |= {"reason": trace.decision.reason, "error": trace.error.type}

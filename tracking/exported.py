@@ -23,6 +23,7 @@ class Attempt(msgspec.Struct):
     duration_seconds: float | None = None
     http_status: int | None = None
     error: Error = msgspec.field(default_factory=Error)
+    leg: str | None = None
 
 
 class Candidate(msgspec.Struct):

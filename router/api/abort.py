@@ -46,6 +46,7 @@ class Known(msgspec.Struct):
     status: Status
     worker_url: str
     engine_request_id: str | None = None
+    prefill_worker_url: str | None = None
 
 
 # One of the two must be said.
@@ -114,7 +115,9 @@ class AbortApi:
         worker = self._fleet.by_url(trace.worker_url.partition("@")[0])
         if worker is None:  # added at another replica only, or removed: somebody may have it
             return trace.engine_request_id or rid, everyone
-        return trace.engine_request_id or rid, [worker]
+        prefill = self._fleet.by_url(trace.prefill_worker_url or "")
+        both = [worker] if prefill is None else [prefill, worker]
+        return trace.engine_request_id or rid, both
 
     async def _trace(self, rid: str) -> Known | None:
         if self._traces is None:

@@ -32,6 +32,7 @@ from router.core.disaggregation import (
     with_fields,
 )
 from router.core.facts import BadBody
+from router.core.ranks import Rank
 from router.core.retry import Failure
 from router.core.usage import AnswerFacts
 from router.core.worker import Worker
@@ -124,15 +125,21 @@ class PairRun(Run):
             if self.vllm:
                 self._prefill_body = for_prefill(self.body)
             else:
-                self._meet("", None)
+                self._meet(None)
         except BadBody as error:
             raise BadRequest(str(error)) from None
         if not self.vllm and self.incoming.path == MERGED_ROUTE:
             self.merges = wants_input_logprobs(self.body)
 
-    def _meet(self, host: str, port: int | None) -> bytes:
+    def _meet(self, prefill: Worker | None) -> bytes:
         """The body with a meeting point. Raises BadBody."""
-        return with_fields(self.body, meeting(host, port, self.facts.sequences, self.shared.random))
+        host, port, rank = "", None, None
+        if prefill is not None:
+            host, port = prefill.host, prefill.bootstrap_port
+        if isinstance(prefill, Rank) and prefill.rank is not None:
+            rank = prefill.rank, prefill.process.dp_size or 1
+        facts, random = self.facts, self.shared.random
+        return with_fields(self.body, meeting(host, port, facts.sequences, random, rank))
 
     # -- attempts --------------------------------------------------------------------------
 
@@ -191,7 +198,7 @@ class PairRun(Run):
     async def _both_at_once(self, leg: PrefillLeg, worker: Worker) -> Exchange:
         exchange = self.relaying(MergingExchange if self.merges else HeldExchange)
         self.exchange = exchange
-        body = self._meet(leg.worker.host, leg.worker.bootstrap_port)
+        body = self._meet(leg.worker)
         leg.start(body, exchange)
         await self.carry(exchange, worker, body)
         if isinstance(exchange.error, SILENT) and not leg.over:

@@ -47,6 +47,7 @@ from router.errors import (
     IdleTimeout,
     InternalError,
     NoWorker,
+    OtherLegFailed,
     RequestTimeout,
     RouterError,
     RouterStopped,
@@ -459,7 +460,8 @@ class Run:
         status, trouble = give_back(worker, permit, exchange, error, now)
         self.worker = self.permit = None
         duration = self.record.attempt_ended(now, status, trouble)
-        series.attempt_ended(status, None if trouble is None else trouble.type, duration)
+        kind = None if trouble is None or isinstance(error, OtherLegFailed) else trouble.type
+        series.attempt_ended(status, kind, duration)
 
     def finish(self, error: RouterError | None) -> None:
         """The one terminal status."""

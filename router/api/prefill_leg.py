@@ -154,8 +154,8 @@ class PrefillLeg:
         if not self._told:
             self._told = True
             duration = self._run.record.prefill_ended(now, status, trouble)
-            type = None if trouble is None or isinstance(error, OtherLegFailed) else trouble.type
-            self._series.attempt_ended(status, type, duration)
+            kind = None if trouble is None or isinstance(error, OtherLegFailed) else trouble.type
+            self._series.attempt_ended(status, kind, duration)
 
     def stop(self, error: RouterError) -> None:
         """End it now: the worker is not to go on."""

@@ -57,15 +57,25 @@ class _Transfer(msgspec.Struct):
 _decode_transfer: Final = msgspec.json.Decoder(_Transfer).decode
 
 
-def meeting(host: str, port: int | None, sequences: int, random: Random) -> dict[str, bytes]:
+def meeting(
+    host: str,
+    port: int | None,
+    sequences: int,
+    random: Random,
+    rank: tuple[int, int] | None = None,
+) -> dict[str, bytes]:
     """Where an SGLang pair meets: JSON values by field.
 
-    Each of several `sequences` (prompts times `n`) has a room of its own; SGLang takes as many of a
+    `rank` of how many is the data-parallel rank that does the prefill: SGLang finds it by the room's
+    number, modulo their number. Each of several `sequences` (prompts times `n`) has a room of its own; SGLang takes as many of a
     list as it needs. `port` None leaves it to the engine. Raises BadBody for too many.
     """
     if sequences > LARGEST_BATCH:
         raise BadBody(f"more than {LARGEST_BATCH} answers are asked for at once")
     rooms = [random.getrandbits(ROOM_BITS) for _ in range(sequences)]
+    if rank is not None:
+        number, of = rank
+        rooms = [room // 2 // of * of + number for room in rooms]  # below 63 bits all the same
     encode = msgspec.json.encode
     if sequences == 1:
         values = encode(host), encode(port), encode(rooms[0])

@@ -34,9 +34,7 @@ OPENMETRICS_TYPE = f"{OPENMETRICS_NAME}; version=1.0.0; charset=utf-8"
 
 # There is one kind of each here; the labels are kept for sglang-router's dashboards.
 ROUTER_TYPE = "http"
-BACKEND_TYPE = "regular"
 CONNECTION_MODE = "http"
-WORKER_TYPE = "regular"
 BREAKER_STATES: Mapping[BreakerState, int] = {"closed": 0, "open": 1, "half_open": 2}
 
 Labels = tuple[str, ...]
@@ -93,7 +91,7 @@ class MetricsCollector(Collector):
         metrics = self._metrics
         yield gauge(f.BUILD_INFO, [((metrics.version,), 1)])
         yield from self._http()
-        yield from endings(metrics.ended)
+        yield from endings(metrics.ended, metrics.backend_type)
         yield from self._attempts()
         yield from self._decisions()
         yield from self._workers()
@@ -114,11 +112,11 @@ class MetricsCollector(Collector):
     def _attempts(self) -> Iterator[Metric]:
         responses: Counter[Labels] = Counter()
         errors: Counter[Labels] = Counter()
-        for (http_status, error_type), n in self._metrics.attempts.items():
+        for (role, http_status, error_type), n in self._metrics.attempts.items():
             if http_status is not None:
                 responses[ROUTER_TYPE, str(http_status), ""] += n
             if (error := worker_error(http_status, error_type)) is not None:
-                errors[WORKER_TYPE, CONNECTION_MODE, error] += n
+                errors[role, CONNECTION_MODE, error] += n
         yield counter(f.UPSTREAM_RESPONSES, responses.items())
         yield counter(f.WORKER_ERRORS, errors.items())
         yield counter(f.ABORTS, (((result,), n) for result, n in self._metrics.aborts.items()))
@@ -133,7 +131,7 @@ class MetricsCollector(Collector):
         metrics = self._metrics
         workers = metrics.sources.workers()
         label = metrics.worker_label
-        pool = Counter((WORKER_TYPE, CONNECTION_MODE, w.model_id or UNKNOWN) for w in workers)
+        pool = Counter((w.role, CONNECTION_MODE, w.model_id or UNKNOWN) for w in workers)
         yield gauge(f.POOL_SIZE, pool.items())
         yield gauge(f.WORKER_ACTIVE, [((label(w),), w.in_flight) for w in workers])
         yield gauge(f.WORKER_HEALTH, [((label(w),), int(w.healthy)) for w in workers])
@@ -146,8 +144,8 @@ class MetricsCollector(Collector):
         yield counter(
             f.SELECTIONS,
             (
-                ((WORKER_TYPE, CONNECTION_MODE, model, policy), n)
-                for (model, policy), n in metrics.selections.items()
+                ((role, CONNECTION_MODE, model, policy), n)
+                for (role, model, policy), n in metrics.selections.items()
             ),
         )
 
@@ -181,7 +179,7 @@ class MetricsCollector(Collector):
         yield histogram(f.FLUSH_SECONDS, [((), metrics.flush_seconds)])
 
 
-def endings(ended: Mapping[Ending, int]) -> Iterator[Metric]:
+def endings(ended: Mapping[Ending, int], backend_type: str) -> Iterator[Metric]:
     """The metrics that are sums over how requests ended."""
     responses: Counter[Labels] = Counter()
     admission: Counter[Labels] = Counter({("allowed",): 0, ("rejected",): 0})
@@ -198,7 +196,7 @@ def endings(ended: Mapping[Ending, int]) -> Iterator[Metric]:
         elif end.error_type not in UNREADABLE:
             admission["allowed",] += n
             endpoint = ENDPOINTS.get(end.route, OTHER)
-            kind = (ROUTER_TYPE, BACKEND_TYPE, CONNECTION_MODE, end.model, endpoint)
+            kind = (ROUTER_TYPE, backend_type, CONNECTION_MODE, end.model, endpoint)
             routed[*kind, "true" if end.stream else "false"] += n
             if end.error_type is not None and end.error_type in ROUTED_ERRORS:
                 errors[*kind, ROUTED_ERRORS[end.error_type]] += n

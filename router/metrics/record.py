@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from router.core.worker import Change, Worker
+from router.core.worker import Change, Role, Worker
 from router.metrics.histogram import (
     AGE_BUCKETS,
     DURATION_BUCKETS,
@@ -124,6 +124,7 @@ class WorkerSeries:
     __slots__ = (
         "_all_attempts",
         "_all_selections",
+        "_role",
         "attempt_seconds",
         "attempts",
         "breaker_changes",
@@ -157,20 +158,21 @@ class WorkerSeries:
         self.cache_known_tokens = 0
         self.predicted_tokens = 0
         self.prediction_error_tokens = 0
+        self._role = worker.role
         self._all_attempts = metrics.attempts
         self._all_selections = metrics.selections
 
     def chose(self, policy: str, reason: str) -> None:
         """A policy chose this worker. `reason` is one of the policy's constants."""
         self.decisions[policy, reason] += 1
-        self._all_selections[self.worker.model_id or UNKNOWN, policy] += 1
+        self._all_selections[self._role, self.worker.model_id or UNKNOWN, policy] += 1
 
     def attempt_ended(
         self, http_status: int | None, error_type: ErrorType | None, duration_seconds: float
     ) -> None:
         """An attempt at this worker is over; `http_status` is None when no answer came."""
         self.attempts[http_status, error_type] += 1
-        self._all_attempts[http_status, error_type] += 1
+        self._all_attempts[self._role, http_status, error_type] += 1
         self.attempt_seconds.observe(duration_seconds)
 
     def changed(self, worker: Worker, change: Change) -> None:
@@ -210,6 +212,7 @@ class Metrics:
         duration_buckets: Iterable[float] = DURATION_BUCKETS,
         hide_worker_urls: bool = False,
         listed_models_only: bool = False,
+        pairs: bool = False,
     ) -> None:
         self.sources = sources
         self.version = version
@@ -224,8 +227,10 @@ class Metrics:
         # Durations of requests that no worker was chosen for.
         self.unrouted: defaultdict[tuple[str, Status], Histogram] = self.histograms()
         # Kept beside the workers' own, so that they do not fall when a worker is removed.
-        self.selections: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.attempts: defaultdict[tuple[int | None, ErrorType | None], int] = defaultdict(int)
+        self.selections: defaultdict[tuple[Role, str, str], int] = defaultdict(int)
+        self.attempts: defaultdict[tuple[Role, int | None, ErrorType | None], int] = defaultdict(
+            int
+        )
         self.qualities: defaultdict[tuple[str, DecisionQuality], int] = defaultdict(int)
         self.load_ages = Histogram(AGE_BUCKETS)
         self.regrets: defaultdict[str, int] = defaultdict(int)
@@ -237,6 +242,7 @@ class Metrics:
         self._models = ModelLabels(0, UNKNOWN) if listed_models_only else ModelLabels()
         self._series: dict[Worker, WorkerSeries] = {}
         self._hide_worker_urls = hide_worker_urls
+        self.backend_type = "pd" if pairs else "regular"  # sglang-router's words
 
     def histograms(self) -> defaultdict[K, Histogram]:
         return defaultdict(lambda: Histogram(self.duration_buckets))

@@ -20,6 +20,7 @@ const FILTERS = [
   { name: "min_duration_seconds", label: "Slower than (s)", text: "number" },
   { name: "min_ttft_seconds", label: "TTFT over (s)", text: "number", more: true },
   { name: "route", label: "Route", from: "requests_per_route", more: true },
+  { name: "prefill_node_id", label: "Prefill worker", text: "text", more: true },
   { name: "policy", label: "Policy", from: "requests_per_policy", more: true },
   { name: "reason", label: "Reason", text: "text", more: true },
   { name: "cache", label: "Prefix cache", options: [["", "any"], ["hit", "hit"], ["miss", "miss"], ["unknown", "unknown"]], more: true },

@@ -2,8 +2,9 @@
 
 /** Lanes of a waterfall, in seconds after the arrival, and shares that sum to `total`.
  *
- * A lane is `{label, note, parts: [{from, to, kind, text}]}`; kinds are "line", "first" (until the first
- * token), "answer", "failed". What no lane accounts for is the router's own work and its pauses between
+ * A lane is `{label, note, parts: [{from, to, kind, text}]}`; kinds are "line", "prefill" (by a worker of
+ * its own), "first" (until the first token), "answer", "failed". A prefill counts only as long as its decode
+ * has not begun: mostly both run side by side. What no lane accounts for is the router's own work and its pauses between
  * attempts. `open` says that the request has not ended; `nowMs` is then its end for now. */
 export function story(trace, nowMs) {
   const start = Date.parse(trace.timestamp);
@@ -18,13 +19,22 @@ export function story(trace, nowMs) {
   lanes.push({ label: "In line", note: "", parts: [{ from: 0, to: inLine, kind: "line", text: "waiting for admission" }] });
 
   let before = inLine;
+  let prefilling = null; // when the prefill of the pair began
+  let alone = 0;
   attempts.forEach((attempt, i) => {
     const from = within((Date.parse(attempt.started_at) - start) / 1000, before);
+    if (attempt.leg === "prefill") prefilling = from;
+    else if (prefilling !== null) {
+      alone += from - prefilling;
+      prefilling = null;
+    }
     const to = attempt.duration_seconds === undefined ? total : within(from + attempt.duration_seconds, from);
     const last = i === attempts.length - 1;
     const first = last && trace.ttft_seconds !== undefined ? within(trace.ttft_seconds, from) : null;
     const parts = [];
-    if (attempt.error !== undefined && !(last && first !== null)) {
+    if (attempt.leg === "prefill") {
+      parts.push({ from, to, kind: attempt.error ? "failed" : "prefill", text: attempt.error ? attempt.error.type : "prefill", beside: true });
+    } else if (attempt.error !== undefined && !(last && first !== null)) {
       parts.push({ from, to, kind: "failed", text: attempt.error.type });
     } else if (first !== null && first < to) {
       parts.push({ from, to: first, kind: "first", text: "until the first token" });
@@ -33,16 +43,18 @@ export function story(trace, nowMs) {
       const waiting = open && last && trace.status === "routed";
       parts.push({ from, to, kind: waiting ? "first" : "answer", text: waiting ? "waiting for the worker" : "at the worker" });
     }
-    const note = attempt.error ? attempt.error.type : attempt.http_status === undefined ? "" : String(attempt.http_status);
+    const said = attempt.error ? attempt.error.type : attempt.http_status;
+    const note = [attempt.leg, said].filter((word) => word !== undefined).join(" ");
     lanes.push({ label: attempt.node_id, note, attempt, parts });
-    before = to;
+    if (attempt.leg !== "prefill") before = to;
   });
 
   const sum = (kind) =>
-    lanes.flatMap((lane) => lane.parts).filter((part) => part.kind === kind).reduce((all, part) => all + part.to - part.from, 0);
+    lanes.flatMap((lane) => lane.parts).filter((part) => part.kind === kind && !part.beside).reduce((all, part) => all + part.to - part.from, 0);
   const shares = [
     { kind: "line", text: "in line", seconds: sum("line") },
     { kind: "failed", text: "failed attempts", seconds: sum("failed") },
+    { kind: "prefill", text: "prefill, before decode began", seconds: alone },
     { kind: "first", text: "to the first token", seconds: sum("first") },
     { kind: "answer", text: trace.ttft_seconds === undefined ? "at the worker" : "generating", seconds: sum("answer") },
   ];

@@ -55,7 +55,10 @@ const missing = (id) =>
     h("p", {}, "Nobody knows ", h("code", {}, id), ". It may be older than what is kept, or the id may be another request's: a request can be found by its X-Request-Id, by the engine's id, and by its key."));
 
 function sections(trace) {
-  return [heading(trace), trouble(trace), time(trace), receipt(trace), facts(trace), raw(trace)].filter(Boolean);
+  const receipts = trace.prefill_decision === undefined
+    ? [receipt(trace, trace.decision, "Why this worker")]
+    : [receipt(trace, trace.prefill_decision, "Why this worker for the prefill"), receipt(trace, trace.decision, "Why this worker for the decode")];
+  return [heading(trace), trouble(trace), time(trace), ...receipts, facts(trace), raw(trace)].filter(Boolean);
 }
 
 function heading(trace) {
@@ -66,6 +69,7 @@ function heading(trace) {
       badge(trace.status), " ",
       trace.http_status === undefined ? null : h("span", { class: "code" }, `HTTP ${trace.http_status}`), " ",
       h("span", {}, trace.method ?? "", " ", trace.route ?? ""), " → ",
+      trace.prefill_node_id === undefined ? null : [h("a", { href: `#/requests?prefill_node_id=${encodeURIComponent(trace.prefill_node_id)}` }, trace.prefill_node_id), " → "],
       trace.node_id === "none" ? "no worker" : h("a", { href: `#/fleet?node_id=${encodeURIComponent(trace.node_id)}` }, trace.node_id),
       " · ", tookText(trace),
       trace.ttft_seconds === undefined ? null : ` · first token after ${duration(trace.ttft_seconds)}`,
@@ -120,10 +124,9 @@ function time(trace) {
 
 // --- the receipt -------------------------------------------------------------------------------
 
-function receipt(trace) {
-  const decision = trace.decision;
+function receipt(trace, decision, title) {
   if (decision === undefined) {
-    return h("section", { class: "card" }, h("h2", {}, "Why this worker"),
+    return h("section", { class: "card" }, h("h2", {}, title),
       h("p", { class: "muted" }, TERMINAL.has(trace.status) ? "No worker was ever chosen." : "No worker has been chosen yet."));
   }
   const names = [...new Set(decision.candidates.flatMap((one) => Object.keys(one.numbers ?? {})))];
@@ -134,10 +137,10 @@ function receipt(trace) {
   const row = (one) => h("tr", { class: one.chosen && "chosen" },
     h("th", { scope: "row" }, one.chosen && h("span", { class: "mark" }, "chosen"), one.node_id, h("small", {}, one.worker_url)),
     names.map((name) => h("td", { class: "number" }, (NUMBERS[name]?.[2] ?? number)(one.numbers?.[name]))));
-  const tries = (trace.attempts ?? []).length;
+  const tries = (trace.attempts ?? []).filter((attempt) => attempt.leg !== "prefill").length;
   const unshown = decision.candidate_count - decision.candidates.length;
-  return h("section", { class: "card", "aria-labelledby": "why-title" },
-    h("h2", { id: "why-title" }, "Why this worker"),
+  return h("section", { class: "card", "aria-label": title },
+    h("h2", {}, title),
     h("p", {}, h("code", {}, decision.policy), " said ", h("b", {}, decision.reason), ". ", REASONS[decision.reason] ?? "",
       tries > 1 && ` This is the choice of attempt ${tries}.`),
     h("div", { class: "scroll" }, h("table", { class: "receipt" },
@@ -160,6 +163,7 @@ function facts(trace) {
   const all = [
     ["Arrived", trace.timestamp], ["Ended", trace.completion_time],
     ["Worker", trace.worker_url === "none:0" ? undefined : trace.worker_url],
+    ["Prefill worker", trace.prefill_worker_url],
     ["Ahead of it there", count(trace.queue_size)],
     ["Model", trace.model], ["An alias of", trace.served_model], ["Streamed", trace.stream === undefined ? undefined : trace.stream ? "yes" : "no"],
     ["Input tokens", trace.input_tokens && count(trace.input_tokens)],

@@ -430,3 +430,74 @@ async def test_workers_of_both_kinds_are_added_and_shown_with_what_they_do():
         assert shown["stats"] == {"prefill_count": 2, "decode_count": 1, "regular_count": 0}
         added = next(w for w in shown["workers"] if w["url"] == new.url)  # type: ignore[attr-defined]
         assert (added["worker_type"], added["bootstrap_port"]) == ("prefill", new.port)
+
+
+async def test_metrics_tell_workers_by_what_they_do():
+    async with pairs(cb_failure_threshold=10) as fleet:
+        await fleet.prefills[0].fault("status:status=500,times=1")
+        assert (await fleet.post("/generate", ASKED)).status == 200
+        page = (await call(fleet.app, "GET", "/metrics")).text
+        for part in ("prefill", "decode"):
+            assert 'smg_worker_pool_size{connection_mode="http",model="' in page
+            assert f'worker_type="{part}"' in page
+        errors = [line for line in page.splitlines() if line.startswith("smg_worker_errors_total{")]
+        assert [("prefill" in line, line.endswith(" 1.0")) for line in errors] == [(True, True)]
+        assert 'backend_type="pd"' in page
+        # The leg that was only stopped counts as an attempt without an error.
+        stopped = 'trace_router_attempts_total{error_type="",node_id="worker-1",status_code=""} 1.0'
+        assert stopped in page
+
+
+async def test_an_abort_reaches_both_workers_and_nobody_else():
+    slow = WorkerConfig(engine=EngineConfig(token_seconds=0.05))
+    async with pairs(2, 2, configs={"decode": slow}, enable_request_tracking=True) as fleet:
+        body = {**STREAMED, "rid": "r-1", "sampling_params": {"max_new_tokens": 1000}}
+        headers = {"x-request-id": "a"}
+        asking = asyncio.create_task(call(fleet.app, "POST", "/generate", body, headers=headers))
+        await until(lambda: any(half.sim.engine.running for half in fleet.decodes))
+        told = await fleet.post("/abort_request", {"rid": "r-1"}, request_id="b")
+        assert told.json == {"workers_told": 2}
+        assert "abort" in (await asking).text
+        aborted = [
+            half
+            for half in (*fleet.prefills, *fleet.decodes)
+            if half.sim.records.list("/abort_request")
+        ]
+        assert aborted == [fleet.prefills[0], fleet.decodes[0]]
+
+
+async def test_a_client_that_leaves_has_our_id_aborted_at_both():
+    async with pairs(inject_rid=True) as fleet:
+        for half in (fleet.prefills[0], fleet.decodes[0]):
+            fleet.worker(half).engine = "sglang"
+        await fleet.prefills[0].fault("hang")
+        asking = asyncio.create_task(fleet.post("/generate", ASKED))
+        await until(lambda: fleet.prefills[0].received and fleet.decodes[0].received)
+        asking.cancel()
+        both = (fleet.prefills[0], fleet.decodes[0])
+        await until(lambda: all(half.sim.records.list("/abort_request") for half in both))
+
+
+async def test_a_router_that_stops_ends_both_legs():
+    async with pairs(cut_off=True, shutdown_grace_period_secs=0) as fleet:
+        await fleet.prefills[0].fault("hang")
+        asking = asyncio.create_task(fleet.post("/generate", ASKED))
+        await until(lambda: fleet.prefills[0].received and fleet.decodes[0].received)
+        records = fleet.records
+    answer = await asking
+    assert answer.status == 503
+    assert [one.error.type for one in records.live["a"].detail.attempts if one.error] == [
+        "router_lost"
+    ] * 2
+
+
+async def test_a_rank_that_does_the_prefill_is_found_by_the_number_of_the_room():
+    several = WorkerConfig(dp_size=3)
+    async with pairs(configs={"prefill": several}, dp_aware=True) as fleet:
+        await until(lambda: len(fleet.app.fleet.of("prefill")) == 3)
+        for number in range(3):
+            await fleet.post("/generate", ASKED, request_id=f"r{number}")
+            body = fleet.prefills[0].body()
+            rank = fleet.trace(f"r{number}").prefill_node_id
+            assert rank == f"worker-0@{int(str(body['bootstrap_room'])) % 3}"
+            assert f"worker-0@{body['data_parallel_rank']}" == rank
