@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 WHITE_SPACE: Final = b" \t\r\n"
-TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 SCALAR: Final = re.compile(rb"[^,}\]\s]+")
 COLON: Final = re.compile(rb"\s*:\s*")
 OPENING: Final = (b"{", b"[")
@@ -25,8 +25,8 @@ def in_front(body: bytes, name: bytes, value: bytes) -> bytes | None:
 def with_field(body: bytes, name: bytes, value: bytes) -> bytes | None:
     """`body` with this value of a field, which is added where it is missing.
 
-    None where it is no JSON object. `value` is JSON, and `name` needs no escaping. Linear in the
-    length of the body where the name appears anywhere in it, else one search for the name.
+    None where it is no JSON object. `value` is JSON, and `name` needs no escaping. Two searches for
+    the name, and one pass over what stands before its last appearance.
     """
     if b'"%b"' % name not in body:
         return in_front(body, name, value)
@@ -47,9 +47,11 @@ def _values(body: bytes, key: bytes) -> list[tuple[int, int]]:
     depth = 0
     begun: int | None = None  # the start of a value that is a list or an object
     position = 0
-    while (token := TOKEN.search(body, position)) is not None:
+    left = body.count(key)  # mostly one, near the front: the rest need not be looked at
+    while (left or begun is not None) and (token := TOKEN.search(body, position)) is not None:
         position = token.end()
         text = token[0]
+        left -= text == key
         if text in OPENING:
             depth += 1
         elif text in (b"}", b"]"):
