@@ -19,7 +19,12 @@ TRACE_COLUMNS: Final = (
 )
 HEADINGS: Final = tuple(heading for heading, _ in TRACE_COLUMNS)
 NOTHING: Final = "-"
-ASIDE: Final = ("attempts", "decision", "prefix_hashes")  # of a trace, told below its other fields
+ASIDE: Final = (
+    "attempts",
+    "decision",
+    "prefill_decision",
+    "prefix_hashes",
+)  # of a trace, told below its other fields
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -83,15 +88,16 @@ def whole(trace: FullTrace) -> Iterator[str]:
         yield from table(
             ("attempt", "started", "took", "http", "error"), map(_attempt, trace.attempts)
         )
-    if trace.decision is not None:
-        yield ""
-        yield from _receipt(trace.decision)
+    for decision in (trace.prefill_decision, trace.decision):
+        if decision is not None:
+            yield ""
+            yield from _receipt(decision)
 
 
 def _attempt(attempt: Attempt) -> list[str]:
     error = "" if attempt.error is None else f"{attempt.error.type}: {attempt.error.message}"
     return [
-        attempt.node_id,
+        attempt.node_id if attempt.leg is None else f"{attempt.node_id} {attempt.leg}",
         attempt.started_at[5:23].replace("T", " "),
         seconds(attempt.duration_seconds),
         _number(attempt.http_status),

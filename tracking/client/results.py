@@ -15,10 +15,11 @@ Row = dict[str, object]
 
 
 class FullTrace(Trace, omit_defaults=True, kw_only=True):
-    """A trace; lists leave the last three fields empty unless asked for `detail=True`."""
+    """A trace; lists leave the last fields empty unless asked for `detail=True`."""
 
     attempts: list[Attempt] = []
     decision: Decision | None = None
+    prefill_decision: Decision | None = None
     prefix_hashes: list[str] = []
 
 
