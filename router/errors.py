@@ -182,7 +182,8 @@ class OtherLegFailed(RouterError):
 class PrefillRefused(UpstreamError):
     """The prefill worker answered with an error, so there is nothing to decode.
 
-    Status and codes are those of sglang-router: `prefill_bad_request`, `prefill_internal_error`, ...
+    `answer` is what it said: reason, content type and body, the last empty where it was too much.
+    Codes are those of sglang-router: `prefill_bad_request`, `prefill_internal_error`, ...
     """
 
     code, outcome = "prefill_error", "worker_status"
@@ -194,9 +195,10 @@ class PrefillRefused(UpstreamError):
         503: "prefill_unavailable",
     }
 
-    def __init__(self, status: int, reason: str, said: str) -> None:
-        super().__init__(f"Prefill server error ({status} {reason}): {said}")
+    def __init__(self, status: int, answer: tuple[bytes, bytes, bytes], said: str) -> None:
+        super().__init__(f"Prefill server error ({status}): {said}")
         self.status = status
+        self.answer = answer
         self.code = self.CODES.get(status, "prefill_error")
 
 

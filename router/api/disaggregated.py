@@ -25,6 +25,7 @@ from router.api.relay import Exchange
 from router.core.disaggregation import (
     NOT_GENERATING,
     SPLIT,
+    check,
     for_decode,
     for_prefill,
     meeting,
@@ -125,21 +126,20 @@ class PairRun(Run):
             if self.vllm:
                 self._prefill_body = for_prefill(self.body)
             else:
-                self._meet(None)
+                check(self.body, self.facts.sequences)
         except BadBody as error:
             raise BadRequest(str(error)) from None
         if not self.vllm and self.incoming.path == MERGED_ROUTE:
             self.merges = wants_input_logprobs(self.body)
 
-    def _meet(self, prefill: Worker | None) -> bytes:
+    def _meet(self, prefill: Worker) -> bytes:
         """The body with a meeting point. Raises BadBody."""
-        host, port, rank = "", None, None
-        if prefill is not None:
-            host, port = prefill.host, prefill.bootstrap_port
+        rank = None
         if isinstance(prefill, Rank) and prefill.rank is not None:
             rank = prefill.rank, prefill.process.dp_size or 1
-        facts, random = self.facts, self.shared.random
-        return with_fields(self.body, meeting(host, port, facts.sequences, random, rank))
+        sequences, random = self.facts.sequences, self.shared.random
+        point = meeting(prefill.host, prefill.bootstrap_port, sequences, random, rank)
+        return with_fields(self.body, point)
 
     # -- attempts --------------------------------------------------------------------------
 

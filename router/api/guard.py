@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,7 @@ from router.errors import error_body
 log = logging.getLogger("router.connections")
 
 CLOSE: Final = b"Connection: close\r\n"
+JSON: Final = b"application/json"
 GOODBYE_SECONDS: Final = 1.0  # for a client that is refused to read why
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8  # include/net/tcp_states.h
 RELIEF: Final = 0.9  # share of the limit below which it is said to be over
@@ -29,6 +30,14 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 0
 
 
+class Said(NamedTuple):
+    """A worker's own words: the reason of its status line, the body's type, and the body."""
+
+    reason: bytes
+    content_type: bytes
+    body: bytes
+
+
 def raw_error(
     status: int,
     code: str,
@@ -37,16 +46,21 @@ def raw_error(
     param: str | None = None,
     lines: bytes = CLOSE,
     bodiless: bool = False,
+    said: Said | None = None,
 ) -> bytes:
-    """An error as a whole answer; `lines` are further header lines of it."""
-    body = error_body(status, code, message, param=param)
+    """An error as a whole answer; `lines` are further header lines of it. What a worker `said` of it
+    is passed on in the place of our own words."""
+    reason, kind, body = said or (HTTPStatus(status).phrase.encode(), JSON, b"")
+    if not body:
+        kind, body = JSON, error_body(status, code, message, param=param)
     return (
-        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
         b"X-Content-Type-Options: nosniff\r\nX-SMG-Error-Code: %b\r\nServer: trace-router\r\n"
         b"%b\r\n%b"
         % (
             status,
-            HTTPStatus(status).phrase.encode(),
+            reason,
+            kind,
             len(body),
             code.encode(),
             lines,

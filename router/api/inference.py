@@ -19,7 +19,7 @@ import msgspec
 from router.api.connection import ClientConnection
 from router.api.forwarding import Forwarding, Incoming
 from router.api.gate import Ticket
-from router.api.guard import CLOSE, raw_error
+from router.api.guard import CLOSE, Said, raw_error
 from router.api.http import retry_after
 from router.api.record import seconds
 from router.api.relay import ClientFacts, Exchange, Framing
@@ -48,6 +48,7 @@ from router.errors import (
     InternalError,
     NoWorker,
     OtherLegFailed,
+    PrefillRefused,
     RequestTimeout,
     RouterError,
     RouterStopped,
@@ -584,6 +585,7 @@ def refuse(
         lines += CLOSE
     elif not request.http11:
         lines += b"Connection: keep-alive\r\n"
+    said = Said(*error.answer) if isinstance(error, PrefillRefused) else None
     bodiless = request.method == "HEAD"
     client.write(
         raw_error(
@@ -593,6 +595,7 @@ def refuse(
             param=error.param,
             lines=lines,
             bodiless=bodiless,
+            said=said,
         )
     )
     return request.keep_alive

@@ -26,7 +26,7 @@ from router.upstream.connection import AnswerHead
 
 # Of a prefill worker's answer: logprobs of a long prompt, or the blocks of its cache.
 MOST_KEPT_BYTES: Final = 256 << 20
-MOST_OF_ERROR_BYTES: Final = 4096
+MOST_OF_ERROR_BYTES: Final = 64 << 10
 SILENT: Final = (FirstByteTimeout, IdleTimeout)
 NOBODY: Final = ClientFacts(
     http11=False, keep_alive=False, head_request=False, accepts_trailers=False
@@ -126,8 +126,9 @@ class PrefillLeg:
         if facts.error is not None and is_transfer_trouble(facts.error):
             return TransferFailed(f"prefill: {facts.error}")
         if head.status >= 400:
-            said = facts.error or self.kept.body[:500].decode("utf-8", "replace")
-            error = PrefillRefused(head.status, head.reason.decode("latin-1"), said)
+            body = self.kept.body
+            said = facts.error or " ".join(body[:200].decode("utf-8", "replace").split())
+            error = PrefillRefused(head.status, (head.reason, head.content_type, body), said)
             now = self._run.shared.clock.unix_us() / 1e6
             error.retry_after_seconds = parse_retry_after(self._retry_after, now)
             return error

@@ -57,6 +57,14 @@ class _Transfer(msgspec.Struct):
 _decode_transfer: Final = msgspec.json.Decoder(_Transfer).decode
 
 
+def check(body: bytes, sequences: int) -> None:
+    """Raises BadBody for a body, known to be JSON, that cannot be given a meeting point."""
+    if body.rstrip(WHITE_SPACE)[-1:] != b"}":
+        raise BadBody("the body is not a JSON object")
+    if sequences > LARGEST_BATCH:
+        raise BadBody(f"more than {LARGEST_BATCH} answers are asked for at once")
+
+
 def meeting(
     host: str,
     port: int | None,
@@ -66,12 +74,10 @@ def meeting(
 ) -> dict[str, bytes]:
     """Where an SGLang pair meets: JSON values by field.
 
-    `rank` of how many is the data-parallel rank that does the prefill: SGLang finds it by the room's
-    number, modulo their number. Each of several `sequences` (prompts times `n`) has a room of its own; SGLang takes as many of a
-    list as it needs. `port` None leaves it to the engine. Raises BadBody for too many.
+    Each of several `sequences` (prompts times `n`) has a room of its own; SGLang takes as many of a
+    list as it needs. `port` None leaves it to the engine. `rank`, of how many, is the data-parallel
+    rank that does the prefill: SGLang finds it by the room's number, modulo the number of ranks.
     """
-    if sequences > LARGEST_BATCH:
-        raise BadBody(f"more than {LARGEST_BATCH} answers are asked for at once")
     rooms = [random.getrandbits(ROOM_BITS) for _ in range(sequences)]
     if rank is not None:
         number, of = rank

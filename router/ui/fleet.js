@@ -152,9 +152,9 @@ function table(nodes, steps, listed, loads, selected) {
       h("tbody", {}, names.map(row)))));
 }
 
-/** Its model and its engine, where they are known. */
-function served({ model_id: model, engine, engine_version: version }) {
-  return [model === "unknown" ? null : model, engine && `${engine} ${version ?? ""}`.trim()].filter(Boolean).join(" · ");
+/** Its part of a pair, its model and its engine, where they are known. */
+function served({ worker_type: role, model_id: model, engine, engine_version: version }) {
+  return [role === "regular" ? null : role, model === "unknown" ? null : model, engine && `${engine} ${version ?? ""}`.trim()].filter(Boolean).join(" · ");
 }
 
 /** Whether it gets requests, in a word, its colour, and why not. */

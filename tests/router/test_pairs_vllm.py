@@ -129,7 +129,7 @@ async def test_a_prefill_that_is_refused_is_told_and_no_decode_worker_is_asked()
     async with pairs(protocol="vllm") as fleet:
         await fleet.prefills[0].fault("status:status=400")
         answer = await fleet.post(PATH, CHAT)
-        assert (answer.status, answer.json["error"]["code"]) == (400, "prefill_bad_request")  # type: ignore[index]
+        assert (answer.status, answer.headers["x-smg-error-code"]) == (400, "prefill_bad_request")
         assert "Simulated failure." in answer.text
         assert fleet.decodes[0].received == []
 
