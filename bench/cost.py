@@ -25,8 +25,8 @@ from bench import fuzz_world
 from bench.cases import CASES, REQUEST_VARIANTS, requests
 from bench.fuzz_world import Client, MemoryTransport, World
 from router.api.record import Recorder
-from router.app import spare_the_collector
 from router.policies import PolicyConfig, build_policy
+from router.serving import spare_the_collector
 from tracking.health import StoreHealth
 from tracking.record import Record
 from tracking.writer import TraceWriter

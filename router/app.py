@@ -9,19 +9,14 @@ flushed. A second signal skips the waiting.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import resource
-import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from random import Random
 from secrets import randbits
 from typing import Final
 
-import aiohttp
 import msgspec
 
 from router.api.abort import AbortApi
@@ -30,7 +25,7 @@ from router.api.admin import AdminApi
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher
 from router.api.export import ExportApi
-from router.api.forwarding import Forwarding, ForwardingSettings, Pairs
+from router.api.forwarding import Forwarding, Pairs
 from router.api.gate import Gate
 from router.api.guard import ConnectionLimits
 from router.api.http import simple_handler
@@ -39,7 +34,6 @@ from router.api.metrics import MetricsApi
 from router.api.openapi import OpenApi
 from router.api.probes import ProbesApi
 from router.api.record import Recorder
-from router.api.relay import Limits
 from router.api.request_log import RequestLog
 from router.api.routing import RouteTable
 from router.api.server import Listener
@@ -52,12 +46,10 @@ from router.caches import Caches
 from router.clock import Clock
 from router.config import Config
 from router.core.admission import AdmissionSettings
-from router.core.breaker import BreakerSettings
 from router.core.headers import HeaderRules
-from router.core.health import HealthSettings
 from router.core.paths import GENERATION, ForwardPaths
 from router.core.prefix_news import PrefixNews
-from router.core.retry import RetryBudget, RetrySettings
+from router.core.retry import RetryBudget
 from router.decision_csv import DecisionCsv
 from router.discovery.alone import OwnLists
 from router.discovery.discovery import Discovery
@@ -68,11 +60,11 @@ from router.learning import Learning
 from router.metrics import IndexState, Metrics, SharedState, Siblings, Sources
 from router.models import Models
 from router.names import LocalNames
-from router.new_member import RegistrySettings
 from router.policy_choice import Policies
 from router.policytype import PolicyType
 from router.registry import Registry
 from router.roster import Roster
+from router.settings import forwarding_settings, listed, registry_settings
 from router.shared import Sharing
 from router.tasks import Tasks
 from router.upstream.abort import Aborter
@@ -471,122 +463,9 @@ class App:
         log.info("Stopped")
 
 
-def listed(config: Config) -> list[str]:
-    """The workers of the command line, as replicas tell each other."""
-    return [worker.text() for worker in config.static_workers]
-
-
-def registry_settings(config: Config) -> RegistrySettings:
-    return RegistrySettings(
-        health=HealthSettings(
-            failure_threshold=config.health_failure_threshold,
-            success_threshold=config.health_success_threshold,
-            enabled=not config.disable_health_check,
-        ),
-        breaker=BreakerSettings(
-            failure_threshold=config.cb_failure_threshold,
-            success_threshold=config.cb_success_threshold,
-            timeout_seconds=config.cb_timeout_duration_secs,
-            window_seconds=config.cb_window_duration_secs,
-            enabled=not config.disable_circuit_breaker,
-        ),
-        max_in_flight=config.max_requests_per_worker or None,
-        by_model=config.enable_igw,
-        dp_aware=config.dp_aware,
-        dp_size=config.dp_size,
-        startup_timeout_seconds=config.worker_startup_timeout_secs,
-        removal_grace_seconds=config.shutdown_grace_period_secs,
-    )
-
-
-def forwarding_settings(config: Config) -> ForwardingSettings:
-    candidates = config.receipt_candidates
-    return ForwardingSettings(
-        max_payload_bytes=config.max_payload_size,
-        receipt_candidates=None if candidates == "all" else candidates,
-        limits=Limits(
-            first_byte_seconds=config.first_byte_timeout_secs,
-            idle_seconds=config.idle_timeout_secs,
-            total_seconds=config.request_timeout_secs,
-        ),
-        sse_error_frames=config.sse_error_frames,
-        inject_rid=config.inject_rid,
-        retry=RetrySettings(
-            max_attempts=config.max_attempts,
-            initial_backoff_seconds=config.retry_initial_backoff_ms / 1000,
-            max_backoff_seconds=config.retry_max_backoff_ms / 1000,
-            backoff_multiplier=config.retry_backoff_multiplier,
-            jitter_factor=config.retry_jitter_factor,
-        ),
-    )
-
-
 async def until(event: asyncio.Event, seconds: float) -> None:
     """Wait for `event`, at most so long."""
     try:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:
         return
-
-
-def run(config: Config, inherited: Sockets | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; the exit status."""
-    raise_file_limit()
-    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
-        return runner.run(serve(config, inherited))
-
-
-async def serve(config: Config, inherited: Sockets | None = None) -> int:
-    """`run`, inside a loop that is there already."""
-    stop, now = asyncio.Event(), asyncio.Event()
-
-    def signalled() -> None:
-        (now if stop.is_set() else stop).set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, signalled)
-    app = None
-    try:
-        app = await asyncio.to_thread(
-            App, config, inherited
-        )  # it reads files: certificates, our version
-        await app.start()
-    except (OSError, ValueError, aiohttp.ClientError) as error:
-        log.error("cannot start: %s", error)
-        now.set()
-        if app is not None:
-            await app.stop(now)
-        return 1
-    spare_the_collector()
-    if inherited is not None:
-        inherited.ready()
-    await stop.wait()
-    await app.stop(now)
-    return 0
-
-
-def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
-
-
-def spare_the_collector() -> None:
-    """Take what lives as long as the process out of the garbage collector's sight.
-
-    Requests leave few cycles behind; reference counting frees nearly everything. Without this the
-    collector walks through all imported modules and the prefix index again and again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
-def raise_file_limit() -> None:
-    """Each request needs two sockets; the usual soft limit of 1024 is soon reached."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

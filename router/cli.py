@@ -65,8 +65,8 @@ def serve_command(arguments: Sequence[str]) -> int:
 def serve(config: Config) -> int:
     """Serve with logging set up; blocks until stopped and returns the exit status."""
     from router import processes
-    from router.app import run
     from router.config import effective
+    from router.serving import run
 
     with logging_of(config):
         log.info("Settings: %s", effective(config))

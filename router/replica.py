@@ -13,9 +13,10 @@ from typing import Final
 
 import msgspec
 
-from router.app import Sockets, run
+from router.app import Sockets
 from router.cli import logging_of
 from router.processes import READY, Order
+from router.serving import run
 
 SLACK_SECONDS: Final = 15.0  # a stop also flushes traces, for 5 s at most
 

@@ -86,8 +86,9 @@ class Targets:
             member.targets = [known.get(n) or self._rank(member.worker, n) for n in range(size)]
         if member.targets == before:
             return
-        worker = member.worker
-        log.info("worker %s (%s): %d data-parallel ranks", worker.node_id, worker.url, size)
+        if size > 1:
+            worker = member.worker
+            log.info("worker %s (%s): %d data-parallel ranks", worker.node_id, worker.url, size)
         for target in before:
             if target not in member.targets:
                 self._part(target, joined=member.joined)

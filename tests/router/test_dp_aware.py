@@ -233,14 +233,16 @@ def named(app: App, names: list[str]) -> bool:
     return [worker.node_id for worker in app.fleet.workers] == names
 
 
-async def test_what_concerns_the_engine_is_asked_once_and_loads_are_told_for_each_rank() -> None:
-    async with engine(get_load=False) as worker, aware(worker.url) as app:
+@pytest.mark.parametrize("old", [True, False])
+async def test_what_concerns_the_engine_is_asked_once_and_each_rank_has_its_load(old: bool) -> None:
+    async with engine(get_load=old) as worker, aware(worker.url) as app:
         flushed = (await call(app, "POST", "/flush_cache")).json
         assert (flushed["workers_flushed"], flushed["total_workers"]) == (1, 1)
         assert len(worker.sim.records.list("/flush_cache")) == 1
         loads = (await call(app, "GET", "/get_loads")).json["workers"]
         assert isinstance(loads, list)
         assert [one["worker"] for one in loads] == [f"{worker.url}@{rank}" for rank in range(3)]
+        assert [one["load"] for one in loads] == [0, 0, 0]
         page = (await call(app, "GET", "/engine_metrics")).text
         assert page.count(f'worker_addr="{worker.url}"') == 6
         assert len(worker.sim.records.list("/metrics")) == 1

@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from router.app import App, serve
+from router.app import App
 from router.config import Config
+from router.serving import serve
 from tests.certificates import Authority
 from tests.raw_tcp import RawConnection
 from tests.running import QUICK, call, running, sim_worker, until

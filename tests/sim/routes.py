@@ -68,7 +68,7 @@ def _capacity_tokens(call: Call) -> int:
 async def get_load(call: Call) -> Answer:
     if not call.worker.config.get_load:
         return await not_found(call)
-    return json_answer(shapes.old_load(call.worker.engine))
+    return json_answer(shapes.old_load(call.worker.engine, call.worker.config.dp_size))
 
 
 async def loads(call: Call) -> Answer:

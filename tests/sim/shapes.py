@@ -208,15 +208,16 @@ def load(engine: Engine, capacity_tokens: int, dp_rank: int = 0) -> Json:
     }
 
 
-def old_load(engine: Engine) -> list[Json]:
+def old_load(engine: Engine, dp_size: int = 1) -> list[Json]:
     """`/get_load` of earlier versions."""
     return [
         {
-            "dp_rank": 0,
+            "dp_rank": rank,
             "num_reqs": engine.running + engine.waiting,
             "num_waiting_reqs": engine.waiting,
             "num_tokens": engine.used_tokens + engine.waiting_tokens,
         }
+        for rank in range(dp_size)
     ]
 
 

@@ -31,7 +31,7 @@ def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class App:
-    """Stands in for router.app: notes what it was asked to run."""
+    """Stands in for router.serving: notes what it was asked to run."""
 
     def __init__(self) -> None:
         self.ran: list[Config] = []
@@ -45,9 +45,9 @@ class App:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> App:
     app = App()
-    module = ModuleType("router.app")
+    module = ModuleType("router.serving")
     module.run = app.run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "router.app", module)
+    monkeypatch.setitem(sys.modules, "router.serving", module)
     monkeypatch.setattr(router, "app", module, raising=False)
     return app
 
