@@ -156,8 +156,9 @@ class PairRun(Run):
         worker = decode.choice.worker
         self.worker, self.permit, self.series = worker, decode.permit, decode.series
         self.tried.append(worker)
-        for side in (leg.worker, worker):
-            self.shared.caches.routed(self.facts.blocks, side)
+        for group, side in ((self.pairs.prefill, leg.worker), (self.pairs.decode, worker)):
+            if group.policy.prefixes is not None:
+                self.shared.caches.routed(self.facts.blocks, side)
         self.record.prefilling(leg.worker, prefill.decision, now)
         self.record.routed(
             worker,

@@ -13,7 +13,7 @@ import msgspec
 
 from router.api.relay import Exchange
 from router.core.logprobs import EVENT_END, InputLogprobs
-from router.errors import RouterError, UpstreamError
+from router.errors import RouterError
 from router.upstream.connection import AnswerHead, RawHeaders
 
 MOST_WAITING_BYTES: Final = 1 << 20  # read ahead of the prefill worker's answer
@@ -62,11 +62,12 @@ class MergingExchange(HeldExchange):
     """
 
     _stream = False
-    _waiting = b""
+    _waiting: bytearray
     _trailers: RawHeaders | None = None  # of an answer that is whole
     _logprobs: InputLogprobs | None = None
 
     def head_received(self, head: AnswerHead) -> None:
+        self._waiting = bytearray()
         if head.status < 400:  # the answer will have another length
             headers = [(n, v) for n, v in head.headers if n.lower() != b"content-length"]
             head = msgspec.structs.replace(head, content_length=None, headers=headers)
@@ -84,14 +85,10 @@ class MergingExchange(HeldExchange):
         self._trailers = trailers
         self._go_on()
 
-    def answer_broken(self, error: UpstreamError) -> None:
-        self._waiting = b""
-        super().answer_broken(error)
-
     def prefilled(self, logprobs: InputLogprobs) -> None:
         """The prefill worker has answered."""
         self._logprobs = logprobs
-        if self.done.done():
+        if self.done.done() or not self.begun:
             return
         self._go_on()
         self.read_ended()
@@ -107,12 +104,12 @@ class MergingExchange(HeldExchange):
             return
         due = b""
         if logprobs is not None and self._stream:
-            whole, end, rest = self._waiting.rpartition(EVENT_END)
+            whole, end, self._waiting = self._waiting.rpartition(EVENT_END)
             if end:
-                events = (logprobs.event(event) + EVENT_END for event in whole.split(EVENT_END))
-                due, self._waiting = b"".join(events), rest
+                events = bytes(whole).split(EVENT_END)
+                due = b"".join(logprobs.event(event) + EVENT_END for event in events)
         if self._trailers is not None and logprobs is not None:
-            rest, self._waiting = self._waiting, b""
+            rest = bytes(self._waiting)
             due += rest if self._stream else logprobs.body(rest)
         if due:
             super().body_received(due)

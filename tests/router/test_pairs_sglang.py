@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from router.core.prefix_news import PrefixNews
 from router.policytype import PolicyType
 from tests.pairs import pairs
 from tests.running import call, until
@@ -504,3 +505,11 @@ async def test_a_rank_that_does_the_prefill_is_found_by_the_number_of_the_room()
             rank = fleet.trace(f"r{number}").prefill_node_id
             assert rank == f"worker-0@{int(str(body['bootstrap_room'])) % 3}"
             assert f"worker-0@{body['data_parallel_rank']}" == rank
+
+
+async def test_only_policies_that_look_at_prefixes_tell_of_them():
+    async with pairs(prefill_policy=None) as fleet:
+        fleet.app.caches.news = news = PrefixNews()
+        await fleet.post("/generate", {"text": "word " * 400})
+        told = {digest for digest, _ in news.take(1000)}
+        assert told == {fleet.worker(fleet.prefills[0]).digest}
