@@ -73,7 +73,7 @@ def document(
         operation = _operation(route, about, shapes)
         if guarded(route.access):
             operation["security"] = [{"key" if route.access == "key" else "admin": []}]
-        paths[route.path][route.method.lower()] = operation
+        paths[route.path.replace("...}", "}")][route.method.lower()] = operation
     ends = (kind for kind in kinds() if kind.outcome is not None and kind is not ClientGone)
     # Workers answer with the same statuses, in shapes of their own.
     answers = _errors([*ends, InvalidKey], shapes, lambda _status: Either(JsonObject, ANY))

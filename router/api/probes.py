@@ -12,7 +12,7 @@ from router.api.about import TEXT, About
 from router.api.http import json_response, text_response
 from router.api.routing import Route
 from router.core.worker import Worker
-from router.errors import NoWorker
+from router.errors import ModelNotFound, NoWorker
 from tracking.view import StoreState
 
 
@@ -81,6 +81,12 @@ GENERATES: Final = About(summary="Whether a worker is healthy", answers={200: TE
 MODELS: Final = About(
     summary="The models that the workers serve", answers={200: ModelList}, errors=(NoWorker,)
 )
+MODEL: Final = About(
+    summary="One of the models that the workers serve",
+    answers={200: Model},
+    errors=(ModelNotFound,),
+    path={"model": {"type": "string", "description": "The name, slashes included"}},
+)
 SERVER_INFO: Final = About(summary="This router", answers={200: ServerInfo})
 
 
@@ -107,6 +113,7 @@ class ProbesApi:
             Route("GET", "/readiness", self.readiness, "open", READINESS),
             Route("GET", "/health_generate", self.health_generate, "open", GENERATES),
             Route("GET", "/v1/models", self.models, "open", MODELS),
+            Route("GET", "/v1/models/{model...}", self.model, "open", MODEL),
             Route("GET", "/get_server_info", self.server_info, "open", SERVER_INFO),
         ]
 
@@ -138,13 +145,21 @@ class ProbesApi:
         return text_response("No routers with healthy workers available", 503)
 
     async def models(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
-        if self._models is not None:
-            served: Sequence[str] = self._models.names
-        else:
-            served = sorted({name for w in self._fleet.workers for name in models_of(w)})
+        served = self._served()
         if not served:
             raise NoWorker("No models available")
         return json_response(msgspec.json.encode(ModelList([Model(name) for name in served])))
+
+    async def model(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
+        name = params["model"]
+        if name not in self._served():
+            raise ModelNotFound(f"The model {name[:200]!r} is not served here")
+        return json_response(msgspec.json.encode(Model(name)))
+
+    def _served(self) -> Sequence[str]:
+        if self._models is not None:
+            return self._models.names
+        return sorted({name for w in self._fleet.workers for name in models_of(w)})
 
     async def server_info(self, request: web.BaseRequest, params: dict[str, str]) -> web.Response:
         told = ServerInfo(len(self._fleet.workers), self._version)

@@ -42,7 +42,8 @@ AMBIGUITIES = {
 class Route(NamedTuple):
     """A handler, where it is found, who may call it, and what is to be known of it.
 
-    In `path` a segment `{name}` stands for any one segment. A GET route answers HEAD as well.
+    In `path` a segment `{name}` stands for any one segment, and `{name...}` at its end for one or
+    more. A GET route answers HEAD as well.
     """
 
     method: str
@@ -120,6 +121,9 @@ class RouteTable:
 
 def captured(pattern: list[str], sent: list[str]) -> dict[str, str] | None:
     """What the segments sent give to the pattern's names; None where they do not fit."""
+    if pattern[-1].endswith("...}") and len(sent) > len(pattern):
+        last = len(pattern) - 1
+        sent = [*sent[:last], "/".join(sent[last:])]
     if len(pattern) != len(sent):
         return None
     params = {}
@@ -127,7 +131,7 @@ def captured(pattern: list[str], sent: list[str]) -> dict[str, str] | None:
         if wanted.startswith("{"):
             if not segment:
                 return None
-            params[wanted[1:-1]] = decoded(segment)
+            params[wanted.strip("{.}")] = decoded(segment)
         elif wanted != segment:
             return None
     return params

@@ -1,7 +1,7 @@
 """The shapes of answers, and the facts in one of them.
 
 Known are SGLang (`meta_info`), the OpenAI API (`usage`, `choices`, Responses objects and the events
-that wrap them), error objects of both, and llama.cpp's `timings`. Engines and versions differ, so
+that wrap them), Anthropic's messages and their events, error objects of both, and llama.cpp's `timings`. Engines and versions differ, so
 every field may have any type: what is not understood costs that field and nothing else.
 """
 
@@ -18,6 +18,7 @@ LARGEST_NUMBER: Final = 2**53  # what JSON readers take exactly
 LABEL_CHARACTERS: Final = 128
 MESSAGE_CHARACTERS: Final = 500
 ABORT: Final = "abort"
+MESSAGE_START: Final = "message_start"  # Anthropic's first event: input tokens are in it alone
 
 T = TypeVar("T")
 
@@ -69,7 +70,9 @@ class Answer(msgspec.Struct):
     index: object = None
     status: object = None
     error: object = None
-    message: object = None
+    message: msgspec.Raw = _ABSENT
+    delta: msgspec.Raw = _ABSENT
+    stop_reason: object = None
     usage: msgspec.Raw = _ABSENT
     choices: msgspec.Raw = _ABSENT
     meta_info: msgspec.Raw = _ABSENT
@@ -88,6 +91,8 @@ class _Usage(msgspec.Struct):
     completion_tokens_details: object = None
     input_tokens_details: object = None
     output_tokens_details: object = None
+    cache_read_input_tokens: object = None
+    cache_creation_input_tokens: object = None
 
 
 class _Choice(msgspec.Struct):
@@ -110,6 +115,10 @@ class _MetaInfo(msgspec.Struct):
     weight_version: object = None
 
 
+class _Delta(msgspec.Struct):
+    stop_reason: object = None
+
+
 class _Metadata(msgspec.Struct):
     weight_version: object = None
 
@@ -128,6 +137,8 @@ _decode_answers: Final = msgspec.json.Decoder(list[Answer]).decode
 _decode_usage: Final = msgspec.json.Decoder(_Usage).decode
 _decode_choices: Final = msgspec.json.Decoder(list[_Choice]).decode
 _decode_meta_info: Final = msgspec.json.Decoder(_MetaInfo).decode
+_decode_delta: Final = msgspec.json.Decoder(_Delta).decode
+_decode_any: Final = msgspec.json.Decoder().decode
 _decode_metadata: Final = msgspec.json.Decoder(_Metadata).decode
 _decode_timings: Final = msgspec.json.Decoder(_Timings).decode
 
@@ -142,8 +153,11 @@ def _decoded(decode: Callable[[bytes | msgspec.Raw], T], data: bytes | msgspec.R
 def parse_answer(data: bytes) -> Answer | None:
     """None for what is no JSON object."""
     answer = _decoded(_decode_answer, data)
-    if answer is not None and answer.response:  # an event of the Responses API wraps its object
-        return _decoded(_decode_answer, answer.response) or answer
+    if answer is not None:
+        # Events of the Responses API wrap their object, and so does the first one of Anthropic's.
+        inner = answer.message if answer.type == MESSAGE_START else answer.response
+        if inner:
+            return _decoded(_decode_answer, inner) or answer
     return answer
 
 
@@ -162,6 +176,10 @@ def read_answer(answer: Answer) -> AnswerFacts:
         for choice in _decoded(_decode_choices, answer.choices) or ():
             if report.finish_reason != ABORT:
                 report.finish_reason = _label(choice.finish_reason) or report.finish_reason
+    if answer.type == "message_delta" and (delta := _decoded(_decode_delta, answer.delta)):
+        answer.stop_reason = delta.stop_reason
+    if answer.stop_reason is not None:
+        report.finish_reason = _label(answer.stop_reason)
     if answer.kind == "response" and answer.status not in ("queued", "in_progress"):
         report.finish_reason = ABORT if answer.status == "cancelled" else _label(answer.status)
     if answer.meta_info and (meta_info := _decoded(_decode_meta_info, answer.meta_info)):
@@ -173,7 +191,7 @@ def read_answer(answer: Answer) -> AnswerFacts:
     if answer.error:
         facts.error = _message(answer.error)
     elif answer.kind == "error" or answer.type == "error":
-        facts.error = _message(answer.message)
+        facts.error = _message(_decoded(_decode_any, answer.message))
     facts.aborted = facts.error is not None or report.finish_reason == ABORT
     if report != _SILENT:
         facts.engine = report
@@ -181,13 +199,20 @@ def read_answer(answer: Answer) -> AnswerFacts:
 
 
 def _read_usage(usage: _Usage, facts: AnswerFacts, report: EngineReport) -> None:
-    """OpenAI: chat and completions say prompt and completion, responses say input and output."""
+    """OpenAI: chat and completions say prompt and completion, responses say input and output.
+
+    Anthropic's input tokens are those that were neither read from the cache nor written to it.
+    """
     facts.input_tokens = _first(usage.prompt_tokens, usage.input_tokens)
     facts.output_tokens = _first(usage.completion_tokens, usage.output_tokens)
     facts.cached_tokens = _first(
         _item(usage.prompt_tokens_details, "cached_tokens"),
         _item(usage.input_tokens_details, "cached_tokens"),
     )
+    read = count(usage.cache_read_input_tokens)
+    if facts.input_tokens is not None and read is not None:
+        facts.cached_tokens = read
+        facts.input_tokens += read + (count(usage.cache_creation_input_tokens) or 0)
     report.reasoning_tokens = _first(
         usage.reasoning_tokens,
         _item(usage.completion_tokens_details, "reasoning_tokens"),

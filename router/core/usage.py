@@ -17,6 +17,7 @@ import msgspec
 
 from router.core.answers import (
     ABORT,
+    MESSAGE_START,
     Answer,
     AnswerFacts,
     count,
@@ -121,7 +122,9 @@ def _stream_facts(tail: EventTail) -> AnswerFacts:
         answer = None if line == DONE else parse_answer(line)
         if answer is None:
             continue
-        sequence, said = count(answer.index), read_answer(answer)
+        # Anthropic's events have a type, and their index is that of a part of the one answer.
+        sequence = count(answer.index) if answer.type is None else None
+        said = read_answer(answer)
         newest_first.append((sequence, said))
         ended = said.finish_reason is not None or len(newest_first) >= EVENTS_READ
         if ended and sequence is None:
@@ -130,9 +133,24 @@ def _stream_facts(tail: EventTail) -> AnswerFacts:
         facts = _last_words(reversed(newest_first), all_seen=len(lines) == tail.events)
     else:
         facts = _tail_facts(tail.window())
+    if (
+        facts.input_tokens is None
+        and tail.first is not None
+        and MESSAGE_START.encode() in tail.first
+    ):
+        _add_start(tail.first, facts)
     facts.done_seen = DONE in lines
     facts.events = tail.events - facts.done_seen
     return facts
+
+
+def _add_start(event: bytes, facts: AnswerFacts) -> None:
+    """Anthropic's first event tells the input tokens, which engines need not say again."""
+    answer = parse_answer(event)
+    if answer is not None:
+        start = read_answer(answer)
+        facts.input_tokens = start.input_tokens
+        facts.cached_tokens = start.cached_tokens
 
 
 def _last_words(events: Iterable[tuple[Sequence, AnswerFacts]], *, all_seen: bool) -> AnswerFacts:

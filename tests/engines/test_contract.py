@@ -203,6 +203,26 @@ async def test_a_stream_has_its_tokens_and_its_first_byte_in_the_trace(here: Dep
     assert 0 < ttft <= msgspec.convert(trace["duration_seconds"], float)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_message_of_anthropics_api_has_all_its_input_in_the_trace(
+    here: Deployment, stream: bool
+) -> None:
+    answer = await ask(
+        here,
+        "/v1/messages",
+        messages=chat(f"{uuid4()} How much is counted?"),
+        max_tokens=4,
+        stream=stream,
+    )
+    assert answer.status == 200
+    trace = answer.trace
+    assert trace["status"] == "completed"
+    assert msgspec.convert(trace["input_tokens"], int) > 20
+    assert trace["output_tokens"] == 4
+    assert msgspec.convert(trace["engine"], Json)["finish_reason"] == "max_tokens"
+    assert trace["engine_request_id"]
+
+
 async def test_a_prompt_that_comes_again_is_a_hit_by_the_engines_word(here: Deployment) -> None:
     text = f"{uuid4()} {LONG}"
     first = await ask(here, "/v1/chat/completions", messages=chat(text), max_tokens=2)

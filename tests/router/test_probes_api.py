@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp.test_utils import TestClient
+from yarl import URL
 
 from router.api.http import simple_handler
 from router.api.probes import ProbesApi
@@ -179,3 +180,21 @@ def test_a_listener_without_keys_takes_no_route_that_needs_one(fleet: FakeFleet)
     health = ProbesApi(fleet, lambda: None, "1").routes()[0]
     with pytest.raises(ValueError, match="GET /health"):
         simple_handler([health._replace(access="key")])
+
+
+@pytest.mark.parametrize("name", ["m1", "meta-llama/Llama-3", "m%2D2"])
+async def test_one_model_is_asked_by_its_name_slashes_included(
+    client: TestClient, fleet: FakeFleet, name: str
+) -> None:
+    fleet.workers = [worker(1, "m1"), worker(2, "meta-llama/Llama-3"), worker(3, "m-2")]
+    answer = await client.get(URL(f"/v1/models/{name}", encoded=True))
+    assert answer.status == 200
+    assert (await answer.json())["id"] == name.replace("%2D", "-")
+
+
+async def test_a_model_nobody_serves_is_not_found(client: TestClient, fleet: FakeFleet) -> None:
+    fleet.workers = [worker(1, "m1")]
+    for path in ("/v1/models/m2", "/v1/models/m1/more"):
+        answer = await client.get(path)
+        assert answer.status == 404
+        assert (await answer.json())["error"]["code"] == "model_not_found"

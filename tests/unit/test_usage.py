@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pytest
 from hypothesis import example, given
@@ -344,6 +344,72 @@ def test_responses_events_wrap_the_answer():
     facts = scanned("/v1/responses", [sse(created, done, done=False)], stream=True)
     assert tokens(facts) == (20, 5, None)
     assert (facts.engine_request_id, facts.finish_reason) == ("resp_1", "completed")
+
+
+def message(usage: dict[str, int], **more: object) -> dict[str, object]:
+    return {"id": "msg_1", "type": "message", "role": "assistant", "usage": usage, **more}
+
+
+def events(*told: Mapping[str, object]) -> bytes:
+    """As Anthropic's API names them, and without `[DONE]`."""
+    return "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in told).encode()
+
+
+def test_anthropics_input_is_what_was_cached_and_what_was_not():
+    usage = {"input_tokens": 1, "output_tokens": 3, "cache_read_input_tokens": 13}
+    facts = body("/v1/messages", message(usage, stop_reason="max_tokens"))
+    assert tokens(facts) == (14, 3, 13)
+    assert (facts.finish_reason, facts.engine_request_id) == ("max_tokens", "msg_1")
+    created = {"input_tokens": 1, "output_tokens": 3, "cache_read_input_tokens": 8}
+    facts = body("/v1/messages", message({**created, "cache_creation_input_tokens": 5}))
+    assert tokens(facts) == (14, 3, 8)
+
+
+def test_a_message_without_a_word_of_the_cache_leaves_it_unknown():
+    facts = body("/v1/messages", message({"input_tokens": 14, "output_tokens": 3}))
+    assert tokens(facts) == (14, 3, None)
+
+
+@pytest.mark.parametrize(
+    ("start", "delta", "told"),
+    [
+        # SGLang says the input at the start only, vLLM once more at the end.
+        (
+            {"input_tokens": 1, "output_tokens": 0, "cache_read_input_tokens": 13},
+            {"output_tokens": 3},
+            (14, 3, 13),
+        ),
+        (
+            {"input_tokens": 14, "output_tokens": 0},
+            {"input_tokens": 6, "output_tokens": 3, "cache_read_input_tokens": 8},
+            (14, 3, 8),
+        ),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 400])
+def test_an_anthropic_stream_is_one_answer_in_parts(start, delta, told, parts):
+    stream = events(
+        {"type": "message_start", "message": message(start)},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *[
+            {"type": "content_block_delta", "index": n % 2, "delta": {"text": "some text " * 9}}
+            for n in range(parts)
+        ],
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": delta},
+        {"type": "message_stop"},
+    )
+    facts = scanned("/v1/messages", [stream], stream=True)
+    assert tokens(facts) == told
+    assert (facts.finish_reason, facts.engine_request_id) == ("end_turn", "msg_1")
+    assert facts.abort_message(200) is None
+
+
+def test_an_anthropic_stream_that_ends_in_an_error_is_no_success():
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    start = {"type": "message_start", "message": message({"input_tokens": 14})}
+    facts = scanned("/v1/messages", [events(start, error)], stream=True)
+    assert facts.abort_message(200) == "Overloaded"
 
 
 def test_the_engine_s_id_is_known_as_soon_as_the_first_event_is_whole():
