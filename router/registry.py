@@ -75,6 +75,7 @@ class Registry:
         self._static_key: str | None = None
         self._members: dict[str, Member] = {}
         self._adding = asyncio.Lock()
+        self._left_alone: set[str] = set()  # of roles that are none of ours
         self._tasks = Tasks()
         self._targets = Targets(
             settings.breaker,
@@ -174,6 +175,10 @@ class Registry:
         Raises WorkerUrlError, and ValueError for a key that cannot be in a header.
         """
         if details.worker_type not in self.roles:
+            if url not in self._left_alone:
+                self._left_alone.add(url)
+                ours = " and ".join(self.roles)
+                log.info("%s worker %s: left alone, we take %s", details.worker_type, url, ours)
             return
         async with self._adding:
             member = self.find(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from router.app import App
 from tests.running import InProcessWorker, Records, call, running, sim_worker, until
+from tests.sim.call import WorkerConfig
 
 LISTED = "trace_router_discovery_workers"
 ERRORS = "trace_router_discovery_errors_total"
@@ -54,6 +56,22 @@ def looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "workers.json"
+
+
+async def test_a_file_says_which_part_of_a_pair_a_worker_does(
+    path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "router")
+    parts = (WorkerConfig(part="prefill"), WorkerConfig(part="decode"))
+    async with sim_worker(parts[0]) as one, sim_worker(parts[1]) as two, sim_worker() as whole:
+        prefill = {"url": one.url, "worker_type": "prefill", "bootstrap_port": one.control_port}
+        replace(path, [prefill, {"url": two.url, "worker_type": "decode"}, whole.url])
+        async with running(discovery_file=str(path), pd_disaggregation=True) as app:
+            await lists(app, one, two)
+            answer = await call(app, "POST", "/generate", {"text": "hello"})
+            assert answer.status == 200
+            assert answer.headers["x-smg-routed-worker-id"] == two.url
+    assert f"regular worker {whole.url}: left alone, we take prefill and decode" in caplog.text
 
 
 async def test_workers_follow_the_file_and_those_named_at_start_stay(path: Path):
