@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-parts fmt lint types test check e2e e2e-engines demo bench docs
+.PHONY: help install demo-parts fmt lint types test check e2e e2e-engines demo compiled bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -62,6 +62,16 @@ e2e-engines: install demo-parts ## the router before real vLLM and SGLang, on th
 
 demo: install demo-parts ## two real workers, two routers, one store; until Ctrl-C
 	@exec $(BIN)/python -m deploy.demo $(ARGS)
+
+# A copy, so that nobody runs what was compiled before the last change.
+COMPILED := $(VENV)/compiled
+compiled: install ## the hot path compiled by Cython, in a copy of the tree, and its tests there
+	$(PIP) install --quiet --editable '.[compiled]'
+	rm -rf $(COMPILED) && mkdir $(COMPILED)
+	cp -r pyproject.toml router tracking tests bench deploy $(COMPILED)
+	$(BIN)/python -m router.compiled $(COMPILED)
+	cd $(COMPILED) && PYTHONPATH=. ../bin/python -m pytest tests/unit tests/router \
+		tests/tracking/test_trace_writer.py tests/e2e/test_streams.py
 
 bench: install ## benchmarks; see bench/README.md
 	$(BIN)/python -m bench $(ARGS)

@@ -65,10 +65,16 @@ def serve_command(arguments: Sequence[str]) -> int:
 def serve(config: Config) -> int:
     """Serve with logging set up; blocks until stopped and returns the exit status."""
     from router import processes
+    from router.compiled import StaleModule, how
     from router.config import effective
     from router.serving import run
 
+    try:
+        form = how()
+    except StaleModule as error:
+        raise ConfigError(str(error)) from None
     with logging_of(config):
+        log.info("The code that forwards requests is %s", form)
         log.info("Settings: %s", effective(config))
         for warning in config.warnings:
             log.warning("%s", warning)

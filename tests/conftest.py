@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from router.compiled import how
+
 
 @pytest.fixture(autouse=True)
 def nothing_of_ours_blocks_the_loop() -> Iterator[BlockBuster]:
@@ -23,6 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Where they share two cores with whatever else runs, a deadline can pass for no fault of ours.
     """
+    compiled = how() == "compiled"
     for item in items:
+        if compiled and item.get_closest_marker("interpreted") is not None:
+            item.add_marker(pytest.mark.skip("compiled classes cannot be changed"))
         if item.get_closest_marker("e2e") is not None:
             item.add_marker(pytest.mark.flaky(reruns=1))

@@ -93,6 +93,7 @@ class PrefixIndex:
         self.max_bytes = max_bytes
         self._holders: OrderedDict[int, int] = OrderedDict()
         self._bits: dict[str, int] = {}
+        self._next_bit = 1
         self._alive = 0
         self._forgotten: list[int] = []
         self._free: list[int] = []
@@ -170,7 +171,11 @@ class PrefixIndex:
         self._names.clear()
 
     def _add(self, node: str) -> int:
-        bit = self._free.pop() if self._free else 1 << (len(self._bits) + len(self._forgotten))
+        if self._free:
+            bit = self._free.pop()
+        else:
+            bit = self._next_bit
+            self._next_bit <<= 1
         self._bits[node] = bit
         self._alive |= bit
         self._names.clear()

@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"router.__main__", "router.launch", "router.replica"},
     {"router.cli"},
     {"router.processes"},
+    {"router.compiled"},
     {"router.traces_cli"},
     {"router.tables"},
     {"router.serving"},

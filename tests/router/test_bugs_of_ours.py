@@ -44,6 +44,7 @@ async def test_a_crash_before_the_answer_is_a_500_counted_logged_and_traced_once
 
 
 @pytest.mark.parametrize("method", ["feed", "finish"])
+@pytest.mark.interpreted
 async def test_an_answer_that_we_cannot_read_reaches_its_client_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
 ):

@@ -80,6 +80,7 @@ async def test_while_it_waits_for_admission(worker: InProcessWorker):
         await until(lambda: at_rest(app))
 
 
+@pytest.mark.interpreted
 async def test_while_it_connects(worker: InProcessWorker, monkeypatch: pytest.MonkeyPatch):
     hanging = Hanging(1, ConnectionPool.connect)
     monkeypatch.setattr(ConnectionPool, "connect", hanging.method())
@@ -87,6 +88,7 @@ async def test_while_it_connects(worker: InProcessWorker, monkeypatch: pytest.Mo
         await leaves_while_waiting(app, body(), lambda: hanging.calls == 1)
 
 
+@pytest.mark.interpreted
 async def test_while_it_connects_again_after_a_stale_connection(
     worker: InProcessWorker, monkeypatch: pytest.MonkeyPatch
 ):
@@ -126,6 +128,7 @@ async def test_while_it_pauses_before_another_attempt(worker: InProcessWorker):
         )
 
 
+@pytest.mark.interpreted
 async def test_while_a_client_that_fell_behind_takes_the_rest(
     worker: InProcessWorker, monkeypatch: pytest.MonkeyPatch
 ):

@@ -18,6 +18,7 @@ async def test_no_peer_however_broken_crashes_hangs_leaks_or_passes_a_part_for_t
     assert await fuzz(range(2000), seed=7) == []
 
 
+@pytest.mark.interpreted
 async def test_the_fuzzer_finds_a_broken_answer_that_is_ended_properly(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -33,6 +34,7 @@ async def test_the_fuzzer_finds_a_broken_answer_that_is_ended_properly(
     assert any("a part looks like the whole" in finding.what for finding in found)
 
 
+@pytest.mark.interpreted
 async def test_the_fuzzer_finds_a_place_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Run, "end_attempt", lambda _run, _error: None)
     found = await fuzz(range(20), seed=7)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
+
 from bench.fuzz import fuzz
 from bench.fuzz_world import Client, World
 from router.api.inference import Run
@@ -12,6 +14,7 @@ from router.api.inference import Run
 OURS = ("router.", "tracking.")
 
 
+@pytest.mark.interpreted
 async def test_a_request_is_gone_when_it_has_ended(monkeypatch):
     runs: list[weakref.ref[Run]] = []
     began = Run.run

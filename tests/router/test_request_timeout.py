@@ -72,6 +72,7 @@ async def test_waiting_in_line_counts_too(app: App, records: Records):
     await until(lambda: at_rest(app))
 
 
+@pytest.mark.interpreted
 async def test_connecting_counts_too_and_the_worker_is_not_blamed(
     app: App, records: Records, monkeypatch: pytest.MonkeyPatch
 ):
