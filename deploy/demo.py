@@ -254,6 +254,7 @@ def suggestions(fleet: Fleet) -> Iterator[str]:
     yield f"curl '{b}/v1/traces?limit=3'"
     yield f"curl {a}/v1/traces/stats"
     yield f"curl {a}/metrics"
+    yield f"a browser: {a}/ui"
 
 
 def say(*lines: str) -> None:
