@@ -77,7 +77,7 @@ class Targets:
             self._forget(worker)
 
     def _split(self, member: Member, members: Sequence[Member]) -> None:
-        size = self._size(member.worker)
+        size = self._size(member)
         before = member.targets
         if size == 1:
             member.targets = [member.worker]
@@ -98,9 +98,10 @@ class Targets:
                     self._fleet.add(target)
             self._fleet.arrange(target for one in members for target in one.targets)
 
-    def _size(self, worker: Worker) -> int:
+    def _size(self, member: Member) -> int:
+        worker = member.worker
         size = worker.dp_size or self._dp_size
-        if size is None:
+        if size is None and not member.asked.is_set():
             log.warning(
                 "worker %s (%s) does not say how many data-parallel ranks it has, and there is no "
                 "--dp-size: it is one target",

@@ -221,11 +221,15 @@ class Prober:
         return None
 
     async def _build(self, worker: Worker, engine: str | None) -> Build:
+        """What is known already where the engine does not say it now: its ranks must not come and go
+        with one failed answer."""
         for path in engine_named(engine).version_paths:
             answer = await self._get(worker, path)
             if answer.status == 200:
                 return build(answer.body)
-        return Build()
+        if engine != worker.engine:
+            return Build()
+        return Build(worker.engine_version, worker.dp_size)
 
     async def _get(self, worker: Worker, path: str) -> Reply:
         assert self._session is not None

@@ -17,6 +17,7 @@ from tests.processes import Processes, RedisProcess
 from tests.running import Answer, InProcessWorker, Json, Records, call, running, sim_worker, until
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
+from tests.sim.faults import Fault
 
 PATH = "/generate"
 SLOW = EngineConfig(token_seconds=0.01)
@@ -227,6 +228,19 @@ async def test_an_engine_that_comes_back_with_other_ranks_has_those() -> None:
                 assert app.fleet.workers[0] is kept
             await until(lambda: all(w.healthy for w in app.fleet.workers))
             assert (await generate(app)).status == 200
+
+
+async def test_ranks_stay_when_the_engine_once_does_not_say_how_many() -> None:
+    async with (
+        engine(dp_size=2) as worker,
+        aware(worker.url, enable_igw=True, health_check_interval_secs=0.05) as app,
+    ):
+        assert named(app, ["worker-0@0", "worker-0@1"])
+        paths = ("/server_info", "/get_server_info")
+        worker.sim.board.replace([Fault(kind="status", status=500, paths=paths)])
+        before = len(worker.sim.records.list("/server_info"))
+        await until(lambda: len(worker.sim.records.list("/server_info")) > before + 2)
+        assert named(app, ["worker-0@0", "worker-0@1"])
 
 
 def named(app: App, names: list[str]) -> bool:
