@@ -53,6 +53,9 @@ from router.errors import (
 from router.fleet import Group
 
 MERGED_ROUTE: Final = "/generate"
+PREFILL_RANK: Final = (
+    "disagg_prefill_dp_rank"  # newer SGLang goes by it, older by the room's number
+)
 READING: Final = ("GET", "HEAD")
 NO_WORKERS: Final = (
     ClientGone,
@@ -201,6 +204,8 @@ class PairRun(Run):
         self.exchange = exchange
         body = self._meet(leg.worker)
         leg.start(body, exchange)
+        if leg.worker.rank is not None:
+            body = with_fields(body, {PREFILL_RANK: b"%d" % leg.worker.rank})
         await self.carry(exchange, worker, body)
         if isinstance(exchange.error, SILENT) and not leg.over:
             exchange.error = self._whose_silence(leg, exchange, worker)

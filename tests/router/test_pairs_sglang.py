@@ -505,6 +505,8 @@ async def test_a_rank_that_does_the_prefill_is_found_by_the_number_of_the_room()
             rank = fleet.trace(f"r{number}").prefill_node_id
             assert rank == f"worker-0@{int(str(body['bootstrap_room'])) % 3}"
             assert f"worker-0@{body['data_parallel_rank']}" == rank
+            assert "disagg_prefill_dp_rank" not in body
+            assert f"worker-0@{fleet.decodes[0].body()['disagg_prefill_dp_rank']}" == rank
 
 
 async def test_only_policies_that_look_at_prefixes_tell_of_them():
