@@ -121,6 +121,28 @@ def test_the_dashboard_files_are_those_that_the_script_makes() -> None:
     assert there == made, "run python -m deploy.dashboards"
 
 
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_is_laid_out_as_grafana_wants_it(path: Path) -> None:
+    board = json.loads(path.read_text())
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert {panel["type"] for panel in panels} <= {"stat", "timeseries"}
+    variables = {variable["name"] for variable in board["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(?!__)(\w+)", path.read_text())) <= variables
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
 def test_dashboards_use_only_metrics_that_there_are() -> None:
     documented = set(
         re.findall(r"^\| `(\w+)`", (DEPLOY.parent / "docs" / "metrics.md").read_text(), re.M)
