@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -288,7 +289,7 @@ class App:
 
     def _sharing(self) -> Sharing | None:
         tracker = None if self.tracker is None or self.tracker.private else self.tracker
-        sources = sources_of(self.config)
+        sources = sources_of(self.config, os.environ, Random(randbits(256)), self.clock.now)
         if tracker is None and not sources:
             return None
         started, hurry = self.clock.now(), asyncio.Event()

@@ -20,7 +20,6 @@ TOKENIZER = Flag(UNUSED, "This router needs no tokenizer.")
 PARSER = Flag(UNUSED, "Answers are passed on as they are.")
 HISTORY = Flag(UNUSED, "No conversations are stored; traces go to --redis-url.")
 HISTORY_SECRET = Flag(UNUSED, HISTORY.help, secret=True)
-KUBERNETES = Flag(NOT_YET_SUPPORTED, "Workers found through Kubernetes.")
 JWT = Flag(NOT_YET_SUPPORTED, "Admin access by JWT; use --admin-api-key.")
 OPENTELEMETRY = Flag(NOT_YET_SUPPORTED, "Export of OpenTelemetry spans.")
 
@@ -62,13 +61,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
         bool, Flag(UNUSED, "sglang-router's debugging proxy for prefill and decode.")
     ] = False
 
-    prefill_selector: Annotated[tuple[str, ...], KUBERNETES] = ()
-    decode_selector: Annotated[tuple[str, ...], KUBERNETES] = ()
-    service_discovery: Annotated[bool, KUBERNETES] = False
-    selector: Annotated[tuple[str, ...], KUBERNETES] = ()
-    service_discovery_port: Annotated[int, KUBERNETES] = 80
-    service_discovery_namespace: Annotated[str | None, KUBERNETES] = None
-    bootstrap_port_annotation: Annotated[str, KUBERNETES] = "sglang.ai/bootstrap-port"
     backend: Annotated[
         Literal["sglang", "openai"], Flag(NOT_YET_SUPPORTED, "Any HTTP worker is passed through.")
     ] = "sglang"

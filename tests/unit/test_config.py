@@ -23,6 +23,10 @@ OPTIONS = options_of(Config)
 SAMPLES: dict[str, tuple[str, object]] = {
     "worker_urls": ("http://a:1 http://b:2", ("http://a:1", "http://b:2")),
     "node_ids": ("", ()),
+    "selector": ("app=a tier=b", ("app=a", "tier=b")),
+    "prefill_selector": ("role=p", ("role=p",)),
+    "decode_selector": ("role=d", ("role=d",)),
+    "service_discovery_port": ("8000", 8000),
     "discovery_dns": ("http://a:1 http://b:2", ("http://a:1", "http://b:2")),
     "port_gpu_mapping": ('{"30005": "cuda:2"}', {30005: "cuda:2"}),
     "policy": ("random", "random"),

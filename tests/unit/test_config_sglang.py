@@ -260,12 +260,15 @@ def test_a_production_command_line_starts() -> None:
     assert config.warnings == ()
 
 
-def test_a_kubernetes_command_line_starts_and_says_what_is_missing() -> None:
+def test_a_kubernetes_command_line_is_understood() -> None:
     config = parse(
         "--service-discovery --selector 'app=sglang-worker role=inference' "
         "--service-discovery-port 8000 --service-discovery-namespace production"
     )
-    assert "Not supported yet: --service-discovery" in config.warnings[0]
+    assert config.warnings == ()
+    assert (config.service_discovery, config.service_discovery_port) == (True, 8000)
+    assert config.selector == ("app=sglang-worker", "role=inference")
+    assert config.service_discovery_namespace == "production"
 
 
 def test_an_argument_that_holds_a_whole_list_is_split() -> None:
