@@ -27,7 +27,7 @@ PdProtocol = Literal["sglang", "vllm"]
 
 # Requests that are split; what else there is can be answered by a prefill worker, or not at all.
 SPLIT: Final[Mapping[PdProtocol, frozenset[str]]] = {
-    "sglang": frozenset(("/generate", "/v1/chat/completions", "/v1/completions")),
+    "sglang": frozenset(("/generate", "/v1/chat/completions", "/v1/completions", "/v1/responses")),
     "vllm": frozenset(("/v1/chat/completions", "/v1/completions")),
 }
 NOT_GENERATING: Final = frozenset(("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"))

@@ -71,6 +71,20 @@ async def test_the_decode_worker_answers_and_the_trace_shows_both_legs(body):
         assert detail.decision.candidates[0].node_id == "worker-1"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_route_that_generates_is_split(path, stream):
+    said = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi"}
+    async with pairs() as fleet:
+        answer = await fleet.post(path, {**said, "max_tokens": 2, "stream": stream})
+        assert answer.status == 200
+        assert fleet.trace().status == "completed"
+        assert [one.leg for one in fleet.attempts()] == ["prefill", "decode"]
+        assert (
+            fleet.prefills[0].body()["bootstrap_room"] == fleet.decodes[0].body()["bootstrap_room"]
+        )
+
+
 async def test_both_get_what_the_client_sent_and_where_to_meet():
     async with pairs() as fleet:
         sent = b' {"text":"caf\\u00e9", "x_unknown": {"a":[1, 2.50]} }\n'
@@ -366,7 +380,7 @@ async def test_without_a_worker_of_each_kind_there_is_none():
         assert fleet.worker(fleet.prefills[0]).in_flight == 0
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/rerank", "/v1/unknown"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/messages", "/rerank", "/v1/unknown"])
 async def test_what_cannot_be_split_is_refused_in_words(path):
     async with pairs() as fleet:
         answer = await fleet.post(path, {"input": "x"})

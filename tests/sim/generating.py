@@ -22,7 +22,7 @@ class Chunk(Protocol):
     def __call__(self, job: Job, start: int, *, last: bool) -> Json: ...
 
 
-SPLIT = ("/generate", "/v1/chat/completions", "/v1/completions")
+SPLIT = ("/generate", "/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
 async def finished(call: Call, jobs: list[Job]) -> None:
