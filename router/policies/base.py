@@ -97,6 +97,7 @@ class Policy(Protocol):
 PolicyFactory = Callable[[PolicyConfig, Random], Policy]
 REGISTRY: dict[str, PolicyFactory] = {}
 P = TypeVar("P", bound=Policy)
+N = TypeVar("N", int, float)
 
 
 def policy(name: str) -> Callable[[type[P]], type[P]]:
@@ -129,23 +130,27 @@ def queued_tokens(candidates: Sequence[Worker]) -> list[int]:
     return [worker.own_queued_tokens + worker.others_queued_tokens for worker in candidates]
 
 
+def prefix_depths(
+    prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[str]
+) -> tuple[list[int], dict[int, float]]:
+    """How many blocks of the prompt each node is thought to hold; and what part of the prompt, 0..1
+    in four digits, so many blocks are."""
+    held = prefixes.match(request.blocks).get
+    depths = [held(node, 0) for node in nodes]
+    size = request.text_bytes
+    # By depth: most candidates share few, and rounding is what costs.
+    parts = {
+        depth: round(matched_bytes(depth, size) / size, 4) if depth else 0.0 for depth in {*depths}
+    }
+    return depths, parts
+
+
 def prefix_matches(
     prefixes: PrefixIndex, request: RequestFacts, candidates: Sequence[Worker]
 ) -> list[float]:
-    """The part of the prompt, 0..1 in four digits, that each candidate is thought to hold."""
-    depths = prefixes.match(request.blocks)
-    if not depths:
-        return [0.0] * len(candidates)
-    size = request.text_bytes
-    parts = {0: 0.0}  # by depth: most candidates share few, and rounding is what costs
-    matches = []
-    for worker in candidates:
-        depth = depths.get(worker.node_id, 0)
-        part = parts.get(depth)
-        if part is None:
-            part = parts[depth] = round(matched_bytes(depth, size) / size, 4)
-        matches.append(part)
-    return matches
+    """The part of the prompt that each candidate is thought to hold, as in `prefix_depths`."""
+    depths, parts = prefix_depths(prefixes, request, [worker.node_id for worker in candidates])
+    return [parts[depth] for depth in depths]
 
 
 def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float:
@@ -154,15 +159,15 @@ def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float:
     return max(minimum + config.balance_abs_threshold, minimum * config.balance_rel_threshold)
 
 
-class Rounded(Sequence[float]):
-    """A column whose numbers are rounded when they are looked at: few of many are shown."""
+class Shown(Sequence[float]):
+    """A column whose numbers are worked out when they are looked at: few of many are shown."""
 
-    def __init__(self, values: Sequence[float], digits: int) -> None:
-        self._values = values
-        self._digits = digits
+    def __init__(self, values: Sequence[N], show: Callable[[N], float]) -> None:
+        self._at: Callable[[int], float] = lambda index: show(values[index])
+        self._length = len(values)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return self._length
 
     @overload
     def __getitem__(self, index: int) -> float: ...
@@ -170,8 +175,13 @@ class Rounded(Sequence[float]):
     def __getitem__(self, index: slice) -> Sequence[float]: ...
     def __getitem__(self, index: int | slice) -> float | Sequence[float]:
         if isinstance(index, slice):
-            return Rounded(self._values[index], self._digits)
-        return round(self._values[index], self._digits)
+            return [self._at(i) for i in range(self._length)[index]]
+        return self._at(index)
+
+
+def microseconds(seconds: float) -> float:
+    """As many digits as mean something."""
+    return round(seconds, 6)
 
 
 def least(values: Ranks, random: Random) -> int:

@@ -1,17 +1,24 @@
-"""The worker at which the first token is expected first.
+"""The worker at which this request costs least time: its own, and that of those behind it.
 
     expected time = (input queued there + this request's uncached input) / the worker's prefill rate
+    cost          = expected time * (1 + followers per second * its own computing time)
 
 Queued is the uncached input, of all replicas' requests, that still waits for its first byte. The
 rate is learned from the fleet's own requests (`core/prefill.py`); this request's uncached input is
-what is left of it behind the longest prefix the worker is thought to hold. So a long cached prefix
-wins while the line before it is short, and a free worker wins when computing the prefix again is
-quicker than waiting.
+what is left of it behind the longest prefix the worker is thought to hold.
+
+While a request waits and is computed others come to that worker (`core/followers.py`), and each of
+them waits longer by what this one has to be computed: the second part of the cost. With idle workers
+nobody follows, and the soonest first token wins; so a long cached prefix wins while the line before
+it is short, and a free worker when computing the prefix again is quicker than waiting. The busier
+the fleet, the more counts what is computed at all: computing again what is cached elsewhere would
+lengthen every line. (In an M/G/1 queue, work w added to a backlog V delays those who come later by
+λ(Vw + w²/2) / (1 - ρ) in all; what others can evade by going elsewhere is left out here with 1 - ρ.)
 
 A worker that is overloaded by requests in flight, by the two thresholds of `cache_aware`, is left
 out: many cheap prompts would otherwise all follow one cached prefix.
 
-Times within 5 % of the best count as equal: estimates are no better than that, and replicas that do
+Costs within 5 % of the best count as equal: estimates are no better than that, and replicas that do
 not see each other's last decisions yet would otherwise all go to the same worker. Of equal ones two
 are drawn, and the one with less in flight is taken.
 """
@@ -23,6 +30,7 @@ from random import Random
 from typing import Final
 
 from router.core.facts import RequestFacts
+from router.core.followers import Followers
 from router.core.prefill import PrefillRates
 from router.core.prefix import PrefixIndex
 from router.core.worker import Worker
@@ -30,23 +38,25 @@ from router.policies.base import (
     Choice,
     Policy,
     PolicyConfig,
-    Rounded,
+    Shown,
     bearable_load,
     least,
     loads,
+    microseconds,
     policy,
-    prefix_matches,
+    prefix_depths,
     queued_tokens,
 )
 from tracking.trace import Trace
 
-TOLERANCE: Final = 0.05  # of the least expected time: no better are the rates known
+TOLERANCE: Final = 0.05  # of the least cost: no better are the rates known
 
 
 @policy("expected_ttft")
 class ExpectedTtftPolicy(Policy):
-    """Reasons: `only_candidate`, `least_expected_ttft`; `imbalanced` when the worker with the
-    least expected time was overloaded and another was taken."""
+    """Reasons: `only_candidate`, `least_expected_ttft`; `spares_others` when the first token would
+    have come sooner elsewhere, at a higher cost; `imbalanced` when the worker with the least cost
+    was overloaded and another was taken."""
 
     prefixes: PrefixIndex
     learns = True
@@ -55,57 +65,72 @@ class ExpectedTtftPolicy(Policy):
         self._config = config
         self._random = random
         self._rates = PrefillRates()
+        self._followers = Followers()
         self.prefixes = PrefixIndex(config.max_tree_size)
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
         in_flight = loads(candidates)
         queued = queued_tokens(candidates)
-        matches = prefix_matches(self.prefixes, request, candidates)
-        known, fleet = self._rates.rates, self._rates.fleet
-        rates = [known.get(worker.node_id, fleet) for worker in candidates]
+        nodes = [worker.node_id for worker in candidates]
         tokens = request.input_tokens
+        depths, parts = prefix_depths(self.prefixes, request, nodes)
+        left = {depth: tokens - int(part * tokens) for depth, part in parts.items()}
+        uncached = [left[depth] for depth in depths]
+        known, fleet = self._rates.rates, self._rates.fleet
+        rates = [known.get(node, fleet) for node in nodes]
         times = [
-            (waiting + tokens - tokens * match) / rate
-            for waiting, match, rate in zip(queued, matches, rates, strict=True)
+            (waiting + computing) / rate
+            for waiting, computing, rate in zip(queued, uncached, rates, strict=True)
         ]
-        chosen, reason = self._pick(times, in_flight)
-        worker = candidates[chosen]
-        self.prefixes.insert(request.blocks, worker.node_id)
+        work = self._followers.tokens
+        scale, prior = self._followers.scale(len(nodes), fleet)
+        costs = [
+            time * (1 + scale * (work.get(node, 0) + prior) * computing / rate)
+            for time, node, computing, rate in zip(times, nodes, uncached, rates, strict=True)
+        ]
+        chosen, reason = self._pick(times, costs, in_flight)
+        self._followers.chosen(
+            nodes[chosen], uncached[chosen], 1 - queued.count(0) / len(candidates)
+        )
+        self.prefixes.insert(request.blocks, nodes[chosen])
         has_text = bool(request.blocks)
         return Choice(
-            worker,
+            candidates[chosen],
             reason if len(candidates) > 1 else "only_candidate",
             {
                 "in_flight": in_flight,
                 "queued_tokens": queued,
-                "prefix_match": matches,
+                "prefix_match": Shown(depths, parts.__getitem__),
                 "prefill_rate": rates,
-                "expected_ttft_seconds": Rounded(times, 6),
+                "expected_ttft_seconds": Shown(times, microseconds),
+                "cost_seconds": Shown(costs, microseconds),
             },
-            times,
-            int(matches[chosen] * tokens) if has_text else None,
-            matches[chosen] if has_text else None,
-            int(max(matches) * tokens) if has_text else None,
+            costs,
+            tokens - uncached[chosen] if has_text else None,
+            parts[depths[chosen]] if has_text else None,
+            tokens - left[max(parts)] if has_text else None,
         )
 
-    def _pick(self, times: list[float], in_flight: list[int]) -> tuple[int, str]:
-        shortest = min(times)
+    def _pick(
+        self, times: list[float], costs: list[float], in_flight: list[int]
+    ) -> tuple[int, str]:
+        least_cost = min(costs)
         bearable = bearable_load(in_flight, self._config)
-        reason = "least_expected_ttft"
+        fit: Sequence[int] = range(len(costs))
+        imbalanced = False
         if max(in_flight) > bearable:
-            within = [
-                time
-                for time, load in zip(times, in_flight, strict=True)
-                if load <= bearable  # the least loaded always is
-            ]
-            if min(within) > shortest:
-                reason = "imbalanced"
-            shortest = min(within)
-        enough = shortest * (1 + TOLERANCE)
-        equals = [i for i, time in enumerate(times) if time <= enough and in_flight[i] <= bearable]
+            fit = [i for i, load in enumerate(in_flight) if load <= bearable]  # never empty
+            imbalanced = min([costs[i] for i in fit]) > least_cost
+            least_cost = min([costs[i] for i in fit])
+        enough = least_cost * (1 + TOLERANCE)
+        equals = [i for i in fit if costs[i] <= enough]
         if len(equals) > 2:
             equals = self._random.sample(equals, 2)
-        return equals[least([in_flight[i] for i in equals], self._random)], reason
+        chosen = equals[least([in_flight[i] for i in equals], self._random)]
+        if imbalanced:
+            return chosen, "imbalanced"
+        waits = times[chosen] > min(times) * (1 + TOLERANCE)
+        return chosen, "spares_others" if waits else "least_expected_ttft"
 
     def finished(self, trace: Trace, finished_at: float) -> None:
         if trace.ttft_seconds is None or trace.prefill_tokens is None:

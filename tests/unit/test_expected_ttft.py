@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.followers import PRIOR, Followers
+from router.core.followers import WINDOW as FOLLOWED
 from router.core.prefill import ENOUGH, EVERY, PRIOR_TOKENS_PER_SECOND, WINDOW, PrefillRates
 from tests.choosing import built, ended, fleet, picks, prompt, shown
 
@@ -19,12 +22,33 @@ def test_a_prefix_is_followed_while_the_line_before_it_is_shorter_than_computing
     chooser = built("expected_ttft")
     home = chooser.choose(prompt(LONG), [a], 0.0)
     assert home.predicted_cached_tokens == 0
-    for queued, chosen in ((0, a), (900, a), (1200, b)):  # the prompt has 1,050 tokens
+    for queued, chosen in ((0, a), (900, a), (1400, b)):  # the prompt has 1,050 tokens
         a.own_queued_tokens = queued
         fresh = built("expected_ttft")
         fresh.choose(prompt(LONG), [a], 0.0)
         choice = fresh.choose(prompt(LONG), workers, 0.0)
         assert (choice.worker, choice.reason) == (chosen, "least_expected_ttft")
+
+
+def test_in_a_busy_fleet_what_has_to_be_computed_counts_more_than_a_longer_wait() -> None:
+    home, other = workers = fleet(0, 0)
+    chooser = built("expected_ttft")
+    chooser.choose(prompt(LONG), [home], 0.0)
+    home.own_queued_tokens, other.own_queued_tokens = 6800, 5000
+    choice = chooser.choose(prompt(LONG), workers, 0.0)
+    assert (choice.worker, choice.reason) == (other, "least_expected_ttft")
+
+    chooser = built("expected_ttft")
+    chooser.choose(prompt(LONG), [home], 0.0)
+    for number in range(20):
+        chooser.choose(prompt(f"{number} is new, too. " * 100), workers, 0.0)
+    home.own_queued_tokens, other.own_queued_tokens = 8000, 5000
+    choice = chooser.choose(prompt(LONG), workers, 0.0)
+    assert (choice.worker, choice.reason) == (home, "spares_others")
+    of_home, of_other = (candidate.numbers for candidate in shown(choice, workers).candidates)
+    assert of_home["expected_ttft_seconds"] == of_home["cost_seconds"] == 0.8  # delays nobody
+    assert of_other["expected_ttft_seconds"] == 0.605
+    assert of_other["cost_seconds"] > 0.8
 
 
 def test_what_waits_at_other_replicas_counts_as_much_as_our_own() -> None:
@@ -47,7 +71,7 @@ def test_a_slow_worker_gets_less_once_it_is_known_to_be_slow() -> None:
     numbers = [candidate.numbers for candidate in shown(choice, workers).candidates]
     assert [each["prefill_rate"] for each in numbers] == [10_000, 1000]
     assert [each["expected_ttft_seconds"] for each in numbers] == [0.945, 1.05]
-    workers[1].own_queued_tokens = 10 * 1050
+    workers[1].own_queued_tokens = 15 * 1050
     assert chooser.choose(prompt(LONG), workers, 0.0).worker is workers[0]
 
 
@@ -114,6 +138,42 @@ def test_a_removed_worker_is_forgotten_with_its_rate() -> None:
         chooser.finished(ended("worker-1", prefill_tokens=1000, ttft_seconds=0.5), 0.0)
     # The fleet's rate stands in where a worker has none of its own.
     assert chooser.choose(prompt(LONG), fleet(0, 0), 0.0).columns["prefill_rate"] == [2000, 2000]
+
+
+# -- followers ------------------------------------------------------------------------------------
+
+
+def per_second(followers: Followers, nodes: Sequence[str], rate: float) -> list[float]:
+    scale, prior = followers.scale(len(nodes), rate)
+    return [scale * (followers.tokens.get(node, 0) + prior) for node in nodes]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5000)), max_size=3 * FOLLOWED))
+def test_the_requests_that_come_to_all_workers_are_their_busy_time_by_the_work_of_one(
+    chosen: list[tuple[int, int]],
+) -> None:
+    followers = Followers()
+    for number, tokens in chosen:
+        followers.chosen(f"worker-{number}", tokens, busy=0.5)
+    lately = [tokens for _, tokens in chosen[-FOLLOWED:]]
+    known = len(lately) / (len(lately) + PRIOR)  # of what is not known we think that it is idle
+    expected = 10 * known * 0.5 * 1000 * len(lately) / sum(lately) if any(lately) else 0
+    nodes = [f"worker-{number}" for number in range(10)]
+    assert sum(per_second(followers, nodes, rate=1000)) == pytest.approx(expected)
+
+
+def test_more_requests_come_to_a_worker_that_was_given_more_work_and_old_work_is_forgotten() -> (
+    None
+):
+    followers = Followers()
+    for _ in range(FOLLOWED):
+        followers.chosen("worker-0", 1000, busy=1.0)
+    busy, idle = per_second(followers, ["worker-0", "worker-1"], rate=1000)
+    assert busy > 10 * idle
+    for number in range(FOLLOWED):
+        followers.chosen(f"worker-{number % 2}", 1000, busy=1.0)
+    busy, idle = per_second(followers, ["worker-0", "worker-1"], rate=1000)
+    assert busy == pytest.approx(idle)
 
 
 # -- rates -----------------------------------------------------------------------------------------
