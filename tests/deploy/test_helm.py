@@ -58,7 +58,20 @@ EVERYTHING: dict[str, object] = {
 }
 OUTSIDE: dict[str, object] = {"redis": {"enabled": False, "url": "redis://elsewhere:6379/0"}}
 SECRET: dict[str, object] = {"redis": {"enabled": False, "urlSecret": "redis"}}
-VARIANTS = {"defaults": {}, "everything": EVERYTHING, "outside": OUTSIDE, "secret": SECRET}
+FOUND: dict[str, object] = {
+    "workerUrls": [],
+    "discovery": {
+        "dns": ["http://vllm.llm.svc:8000"],
+        "kubernetes": {"enabled": True, "selector": ["app=vllm", "tier=a"], "namespace": "gpu"},
+    },
+}
+VARIANTS = {
+    "defaults": {},
+    "found": FOUND,
+    "everything": EVERYTHING,
+    "outside": OUTSIDE,
+    "secret": SECRET,
+}
 
 
 def container(objects: dict[str, Object]) -> Object:
@@ -115,6 +128,7 @@ def test_a_release_without_a_redis_is_refused() -> None:
         {"workerUrls": ["worker-a"]},
         {"image": {"tag": "latest"}},
         {"env": {"TRACE_ROUTER_QUEUE_SIZE": 50}},
+        {"discovery": {"kubernetes": {"enabled": True, "selector": ["vllm"]}}},
     ],
     ids=str,
 )
@@ -134,6 +148,28 @@ def test_the_routers_settings_are_settings_the_router_knows() -> None:
     assert (config.max_trace_entries, config.trace_ttl) == (100_000, 3600)
     assert config.queue_size == 50
     assert config.port == container(rendered())["ports"][0]["containerPort"]
+
+
+def test_who_is_to_find_pods_may_read_them_in_their_namespace_and_nothing_else() -> None:
+    objects = rendered(**FOUND)
+    config = from_arguments([], environment(objects))
+    assert config.warnings == ()
+    assert (config.service_discovery, config.service_discovery_port) == (True, 8000)
+    assert config.selector == ("app=vllm", "tier=a")
+    assert config.service_discovery_namespace == "gpu"
+    assert config.discovery_dns == ("http://vllm.llm.svc:8000",)
+    role = objects["Role demo-trace-router"]
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    ]
+    binding = objects["RoleBinding demo-trace-router"]
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "gpu"
+    (subject,) = binding["subjects"]
+    assert (subject["name"], subject["namespace"]) == ("demo-trace-router", "llm")
+    pod = objects["Deployment demo-trace-router"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == subject["name"]
+    assert pod["automountServiceAccountToken"] is True
+    assert not any(name.startswith(("Role", "ServiceAccount")) for name in rendered())
 
 
 def test_kubernetes_waits_longer_than_the_router_needs_to_finish() -> None:
