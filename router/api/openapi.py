@@ -73,7 +73,7 @@ def document(
         operation = _operation(route, about, shapes)
         if guarded(route.access):
             operation["security"] = [{"key" if route.access == "key" else "admin": []}]
-        paths[route.path.replace("...}", "}")][route.method.lower()] = operation
+        paths[_template(route.path)][route.method.lower()] = operation
     ends = (kind for kind in kinds() if kind.outcome is not None and kind is not ClientGone)
     # Workers answer with the same statuses, in shapes of their own.
     answers = _errors([*ends, InvalidKey], shapes, lambda _status: Either(JsonObject, ANY))
@@ -183,11 +183,11 @@ def _told(route: Route) -> About:
 
 def _operation(route: Route, about: About, shapes: _Shapes) -> Schema:
     operation: Schema = {
-        "operationId": _name(route.method, route.path),
+        "operationId": _name(route.method, _template(route.path)),
         "summary": about.summary,
         "tags": [_tag(route.path)],
     }
-    parameters = [*_path_parameters(route.path, about), *_query_parameters(about)]
+    parameters = [*_path_parameters(_template(route.path), about), *_query_parameters(about)]
     if parameters:
         operation["parameters"] = parameters
     if about.body is not None:
@@ -249,6 +249,11 @@ def _errors(
         }
         for status, names in sorted(codes.items())
     }
+
+
+def _template(path: str) -> str:
+    """OpenAPI has no word for the rest of a path: what may be one or more segments is told as one."""
+    return path.replace("...}", "}")
 
 
 def _path_parameters(path: str, about: About) -> Iterator[Schema]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -45,5 +46,6 @@ async def test_whatever_is_asked_is_answered_as_documented(tmp_path: Path) -> No
         )
         said = (await run.communicate())[0].decode()
         assert run.returncode == 0, said
-        assert "Tested: 33" in said
+        tested = re.search(r"Tested: (\d+)", said)
+        assert tested is not None and int(tested[1]) > 30
         assert "crashed" not in running.router.log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -70,6 +71,10 @@ async def test_every_reference_leads_somewhere() -> None:
     assert references(whole) <= named
     names = [o["operationId"] for methods in whole["paths"].values() for o in methods.values()]
     assert len(names) == len(set(names))
+    for path, methods in whole["paths"].items():
+        for operation in methods.values():
+            asked = [p["name"] for p in operation.get("parameters", ()) if p.get("in") == "path"]
+            assert re.findall(r"{([^}]*)}", path) == asked
 
 
 def test_a_route_that_says_nothing_of_itself_is_refused() -> None:
