@@ -2,11 +2,14 @@
 
     python -m bench.routing TRACES [--scale 20] [--limit 2000] [--load 1 --load 2] [--target ...]
 
-Each target runs with 1 and with 4 replicas; requests go to replicas in turn, as a round-robin
-balancer sends them. Arrivals are those of the trace, spread inside its steps, `--scale` times as
+TRACES is Mooncake's JSONL or whatever else `trace-router replay` reads. Each target runs with 1 and
+with 4 replicas; requests go to replicas in turn, as a round-robin balancer sends them. At the end
+stands what was aimed at, for the last of our policies beside four sglang-routers, met or missed. Arrivals are those of the trace, spread inside its steps, `--scale` times as
 fast, before workers that are as many times as fast; what is printed is in the trace's own seconds.
 A router's own time and the delay of what replicas tell each other are not scaled: they count
-`--scale` times. Only loopback is used. The result goes to `bench/results/` as JSON.
+`--scale` times. `cores` is the CPU time of everything by the time of the run: near the number of
+cores, or with `process` (the busiest one) near 1, the machine was measured and a lower `--scale` is
+needed. Only loopback is used. The result goes to `bench/results/` as JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -66,6 +70,51 @@ class Result(msgspec.Struct):
     ttft_p50: float
     ttft_p99: float
     hottest: float
+    cores: float
+    process: float
+
+
+class Aim(msgspec.Struct):
+    """A number to reach, and what it was."""
+
+    load: float
+    what: str
+    reached: float
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool:
+        return (self.least is None or self.reached >= self.least) and (
+            self.most is None or self.reached <= self.most
+        )
+
+
+PEER: Final = "sglang-router"
+OWN_LOAD: Final = (0.6, 0.8)  # TTFT p50 and p99 beside the peer's, at most
+DOUBLE_LOAD: Final = (0.4, 0.6)
+
+
+def aims(results: Sequence[Result]) -> list[Aim]:
+    """What was aimed at, as far as these runs can tell."""
+    found: list[Aim] = []
+    runs = {(r.target, r.replicas, r.load): r for r in results}
+    ours = [target for target, _, _ in runs if target != PEER]
+    for load in sorted({r.load for r in results}) if ours else []:
+        four, one = runs.get((ours[-1], 4, load)), runs.get((ours[-1], 1, load))
+        peer = runs.get((PEER, 4, load))
+        if four is None:
+            continue
+        if one is not None:
+            found.append(Aim(load, "cached, 4 replicas : 1", four.cached / one.cached, least=0.97))
+        if peer is not None:
+            median, slowest = DOUBLE_LOAD if load >= 2 else OWN_LOAD
+            found += [
+                Aim(load, f"TTFT p50 : {PEER}", four.ttft_p50 / peer.ttft_p50, most=median),
+                Aim(load, f"TTFT p99 : {PEER}", four.ttft_p99 / peer.ttft_p99, most=slowest),
+            ]
+        found.append(Aim(load, "hottest worker : mean", four.hottest, most=1.2))
+    return found
 
 
 def router_command(policy: str, port: int, workers: Sequence[str], redis: str | None) -> list[str]:
@@ -102,6 +151,19 @@ def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def cpu_seconds(pids: Sequence[int]) -> list[float]:
+    """CPU time that each process has used; all it has been, for one that is gone 0."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    used = []
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            used.append((int(fields[11]) + int(fields[12])) / ticks)
+        except OSError:
+            used.append(0.0)
+    return used
 
 
 def wait_until_ready(url: str) -> None:
@@ -173,32 +235,39 @@ def measure(target: str, replicas: int, load: float, args: argparse.Namespace) -
         worker_ports = [free_port() for _ in range(WORKERS)]
         model = ["--scale", str(args.scale), "--prefill-rate", str(args.prefill_rate)]
         workers = [sys.executable, "-m", "bench.modelled", *map(str, worker_ports), *model]
-        stack.enter_context(running(workers, logs / "workers"))
+        processes = [stack.enter_context(running(workers, logs / "workers"))]
         for port in worker_ports:
             wait_until_ready(f"http://127.0.0.1:{port}/health")
         urls = [f"http://127.0.0.1:{port}" for port in worker_ports]
         redis = None
-        if target != "sglang-router":
+        if target != PEER:
             port = free_port()
             redis = f"redis://127.0.0.1:{port}"
             server = [shutil.which("redis-server") or "redis-server", "--port", str(port)]
             quiet = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-            stack.enter_context(running([*server, *quiet], logs / "redis"))
+            processes.append(stack.enter_context(running([*server, *quiet], logs / "redis")))
         ports = [free_port() for _ in range(replicas)]
         for port in ports:
             command = (
                 sglang_command(port, urls)
-                if target == "sglang-router"
+                if target == PEER
                 else router_command(target, port, urls, redis)
             )
-            stack.enter_context(running(command, logs / "router"))
+            processes.append(stack.enter_context(running(command, logs / "router")))
         for port in ports:
             wait_until_ready(f"http://127.0.0.1:{port}/readiness")
         time.sleep(SETTLE_SECONDS)
+        pids = [os.getpid(), *(process.pid for process in processes)]
+        before, started = cpu_seconds(pids), time.perf_counter()
         answers, latest = uvloop.run(replay(ports, jobs, args.scale))
+        seconds = time.perf_counter() - started
+        busy = [
+            (after - earlier) / seconds
+            for earlier, after in zip(before, cpu_seconds(pids), strict=True)
+        ]
         if latest > 0.1:
             print(f"  the rig itself was {latest:.2f} s late at worst", flush=True)
-    return result_of(target, replicas, load, answers, args.scale)
+    return result_of(target, replicas, load, answers, args.scale, busy)
 
 
 def result_of(
@@ -207,6 +276,7 @@ def result_of(
     load: float,
     answers: Sequence[tuple[float | None, Said | None]],
     scale: float,
+    busy: Sequence[float],
 ) -> Result:
     good = [(first, said) for first, said in answers if first is not None and said is not None]
     times = sorted(first * scale for first, _ in good)
@@ -224,6 +294,8 @@ def result_of(
         ttft_p50=round(percentile(times, 0.5), 3),
         ttft_p99=round(percentile(times, 0.99), 3),
         hottest=round(hottest(list(work.values())), 3),
+        cores=round(sum(busy), 2),
+        process=round(max(busy), 2),
     )
 
 
@@ -233,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("traces")
+    p.add_argument("traces", metavar="TRACES")
     p.add_argument("--target", action="append", help="sglang-router, or a policy of ours")
     p.add_argument("--load", action="append", type=float, help="times the trace's own (1, 2)")
     p.add_argument("--replicas", action="append", type=int, help="(1, 4)")
@@ -248,18 +320,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"without sglang-router: {error}")
     results = []
     print(f"{'target':<16}{'replicas':>9}{'load':>6}{'cached':>9}{'p50 s':>9}{'p99 s':>9}"
-          f"{'hottest':>9}{'failed':>8}")  # fmt: skip
+          f"{'hottest':>9}{'failed':>8}{'cores':>7}{'process':>9}")  # fmt: skip
     for load in args.load or (1.0, 2.0):
-        for target in args.target or ("sglang-router", "cache_aware", "expected_ttft"):
+        for target in args.target or (PEER, "expected_ttft"):
             for replicas in args.replicas or REPLICAS:
                 r = measure(target, replicas, load, args)
                 results.append(r)
                 print(f"{r.target:<16}{r.replicas:>9}{r.load:>6g}{r.cached:>9.1%}{r.ttft_p50:>9.3f}"
-                      f"{r.ttft_p99:>9.3f}{r.hottest:>9.2f}{r.failed:>8}", flush=True)  # fmt: skip
+                      f"{r.ttft_p99:>9.3f}{r.hottest:>9.2f}{r.failed:>8}{r.cores:>7.2f}{r.process:>9.2f}",
+                      flush=True)  # fmt: skip
+    aimed = aims(results)
+    for aim in aimed:
+        bound = f">= {aim.least}" if aim.most is None else f"<= {aim.most}"
+        print(f"load {aim.load:g}: {aim.what:<26}{aim.reached:>7.2f}  {bound:<8}"
+              f"{'met' if aim.met else 'MISSED'}")  # fmt: skip
     folder = ROOT / "bench/results"
     path = folder / f"{time.strftime('%Y-%m-%d-%H%M%S')}-routing.json"
     settings = {name: value for name, value in vars(args).items() if name != "traces"}
-    said = {"trace": Path(args.traces).name, "settings": settings, "results": results}
+    said = {
+        "trace": Path(args.traces).name,
+        "settings": settings,
+        "results": results,
+        "aims": aimed,
+    }
     path.write_bytes(msgspec.json.format(msgspec.json.encode(said), indent=1) + b"\n")
     print(path)
 
