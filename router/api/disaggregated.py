@@ -274,8 +274,10 @@ class PairRun(Run):
         else:
             self.failed.append(worker)
             if error is None:
-                error = OtherLegFailed(f"worker {worker.url} does not decode", "worker_status")
-            leg.stop(OtherLegFailed(error.message, error.outcome))
+                refused = f"worker {worker.url} does not decode"
+                leg.stop(OtherLegFailed(refused, "worker_status"))
+            else:
+                leg.stop(OtherLegFailed(error.message, error.outcome))
 
     @property
     def workers(self) -> tuple[Worker, ...]:

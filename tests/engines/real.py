@@ -125,3 +125,27 @@ class Sglang(OfDirectory):
             *less.split(),
             *told.split(),
         ]
+
+
+class SglangLeg(Sglang):
+    """One of a pair: `mode` is prefill or decode. Caches move over TCP."""
+
+    def __init__(self, mode: str, bootstrap_port: int) -> None:
+        super().__init__()
+        self.mode = mode
+        self.bootstrap_port = bootstrap_port
+
+    def environment(self) -> dict[str, str]:
+        assert DIRECTORY is not None
+        return {
+            **super().environment(),
+            "LD_LIBRARY_PATH": str(Path(DIRECTORY, "cuda").resolve()),
+            "MOONCAKE_PROTOCOL": "tcp",
+            "SGLANG_HOST_IP": "127.0.0.1",
+        }
+
+    def serve(self) -> Sequence[str]:
+        role = f"--disaggregation-mode {self.mode} --disaggregation-transfer-backend mooncake"
+        more = "--disaggregation-decode-retraction-backup cpu_tensor"
+        port = ["--disaggregation-bootstrap-port", str(self.bootstrap_port)]
+        return [*super().serve(), *role.split(), *more.split(), *port]

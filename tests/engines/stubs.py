@@ -46,6 +46,38 @@ class Stubs(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         module.__path__ = []
         module.__version__ = "0"  # type: ignore[attr-defined]
+        if module.__name__ == "sgl_kernel":
+            forget_the_gpu()
+
+
+class Done:
+    """An event of a stream that is never behind."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def record(self, stream: object = None) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return True
+
+
+def forget_the_gpu() -> None:
+    """SGLang's prefill pins the memory that it sends from, and waits for the GPU before it does."""
+    import torch
+
+    empty = torch.empty
+
+    def unpinned(*args: object, pin_memory: bool = False, **kwargs: object) -> object:
+        return empty(*args, **kwargs)
+
+    torch.empty = unpinned
+    torch.cuda.Event = Done
+    torch.cuda.current_stream = lambda device=None: None
 
 
 sys.meta_path.insert(0, Stubs())
