@@ -104,7 +104,7 @@ function time(trace) {
     return element;
   };
   const axis = h("div", { class: "axis", "aria-hidden": "true" }, ticks(total, 4).map((at) => {
-    const tick = h("span", {}, at === 0 ? "0" : duration(at));
+    const tick = h("span", { class: at > 0.9 * total && "end" }, at === 0 ? "0" : duration(at));
     tick.style.left = place(at);
     return tick;
   }));
