@@ -133,17 +133,29 @@ class ExpectedTtftPolicy(Policy):
         return chosen, "spares_others" if waits else "least_expected_ttft"
 
     def finished(self, trace: Trace, finished_at: float) -> None:
-        if trace.ttft_seconds is None or trace.prefill_tokens is None:
+        seconds = first_token_seconds(trace)
+        if seconds is None or trace.prefill_tokens is None:
             return
         surprise = 0
         if trace.cached_tokens is not None:
             surprise = (trace.predicted_cached_tokens or 0) - trace.cached_tokens
-        self._rates.observe(
-            trace.prefill_node_id or trace.node_id,
-            trace.prefill_tokens + surprise,
-            trace.ttft_seconds - (trace.queue_seconds or 0.0),
-        )
+        node = trace.prefill_node_id or trace.node_id
+        self._rates.observe(node, trace.prefill_tokens + surprise, seconds)
 
     def forget(self, node_id: str) -> None:
         super().forget(node_id)
         self._rates.forget(node_id)
+
+
+def first_token_seconds(trace: Trace) -> float | None:
+    """From the router to the first token: as seen in a stream, else as the engine tells it."""
+    if trace.ttft_seconds is not None:
+        return trace.ttft_seconds - (trace.queue_seconds or 0.0)
+    engine = trace.engine
+    if engine is None:
+        return None
+    if engine.first_token_latency is not None:
+        return engine.first_token_latency
+    if engine.prefill_seconds is not None and engine.queue_time is not None:
+        return engine.queue_time + engine.prefill_seconds
+    return None

@@ -13,6 +13,7 @@ from router.core.followers import PRIOR, Followers
 from router.core.followers import WINDOW as FOLLOWED
 from router.core.prefill import ENOUGH, EVERY, PRIOR_TOKENS_PER_SECOND, WINDOW, PrefillRates
 from tests.choosing import built, ended, fleet, picks, prompt, shown
+from tracking.trace import EngineReport
 
 LONG = "What the system is told at the start of every conversation. " * 70  # 4,200 bytes
 
@@ -97,6 +98,25 @@ def test_the_wait_for_admission_is_not_the_workers() -> None:
         trace.queue_seconds = 2.0
         chooser.finished(trace, 0.0)
     assert chooser.choose(prompt(LONG), fleet(0), 0.0).columns["prefill_rate"] == [1000]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        EngineReport(e2e_latency=9.0, first_token_latency=2.0),
+        EngineReport(queue_time=1.5, prefill_seconds=0.5),
+    ],
+)
+def test_of_an_answer_in_one_piece_the_engine_knows_when_the_first_token_was(
+    said: EngineReport,
+) -> None:
+    chooser = built("expected_ttft")
+    for _ in range(EVERY):
+        trace = ended("worker-0", prefill_tokens=1000, duration_seconds=9.0)
+        chooser.finished(trace, 0.0)  # says nothing: it holds the decoding, too
+        trace.engine = said
+        chooser.finished(trace, 0.0)
+    assert chooser.choose(prompt(LONG), fleet(0), 0.0).columns["prefill_rate"] == [500]
 
 
 def test_times_that_differ_by_less_than_they_are_known_count_as_equal() -> None:
