@@ -109,8 +109,9 @@ async def test_a_prompt_sent_to_a_worker_by_one_replica_is_known_to_all_and_to_t
 
 
 @pytest.mark.redis
+@pytest.mark.parametrize("hangs", [False, True], ids=["gone", "hanging"])
 async def test_while_redis_is_away_each_decides_on_what_it_last_knew_and_says_so(
-    processes: Processes, redis: RedisProcess
+    processes: Processes, redis: RedisProcess, hangs: bool
 ):
     async with (
         sim_worker() as sim,
@@ -120,12 +121,18 @@ async def test_while_redis_is_away_each_decides_on_what_it_last_knew_and_says_so
         held = asyncio.create_task(generate(a, sim="hang"))
         worker = at(b, sim.url)
         await until(lambda: worker.load == 1)
-        await redis.kill()
+        if hangs:
+            redis.pause()
+        else:
+            await redis.kill()
         await until(lambda: b.fleet.others.quality(b.clock.now()) == "degraded")
         assert worker.load == 1  # not zero at once
         assert (await generate(b)).status == 200
         held.cancel()
-        await processes.restart(redis)
+        if hangs:
+            redis.resume()
+        else:
+            await processes.restart(redis)
         await until(lambda: b.fleet.others.quality(b.clock.now()) == "exact", 10)
         await until(lambda: worker.load == 0)
         held = asyncio.create_task(generate(b, sim="hang"))
