@@ -68,6 +68,8 @@ from router.roster import Roster
 from router.settings import forwarding_settings, listed, registry_settings
 from router.shared import Sharing
 from router.tasks import Tasks
+from router.telemetry.export import span_export
+from router.telemetry.spans import Spans, sampler_of
 from router.upstream.abort import Aborter
 from router.upstream.control import Control
 from router.upstream.pools import Pools
@@ -117,6 +119,7 @@ class App:
                 store=self.store_state,
                 shared=self.shared_state,
                 index=self.index_state,
+                spans=lambda: None if self.span_export is None else self.span_export.counts(),
                 discovery=lambda: [] if self.discovery is None else self.discovery.states(),
             ),
             version=version("llm-trace-router"),
@@ -168,6 +171,7 @@ class App:
         )
         folder = config.marginal_utility_output_dir
         self.decision_csv = None if folder is None else DecisionCsv(folder, config.router_id)
+        self.span_export = span_export(config.router_id, os.environ)
         self.forwarding = Forwarding(
             settings=forwarding_settings(config),
             fleet=self.fleet,
@@ -176,7 +180,12 @@ class App:
             models=self.models,
             caches=self.caches,
             recorder=Recorder(
-                self._put(), self.clock, config.router_id, policies.default.name, self.decision_csv
+                self._put(),
+                self.clock,
+                config.router_id,
+                policies.default.name,
+                self.decision_csv,
+                None if self.span_export is None else self.span_export.ended,
             ),
             pools=self.pools,
             gate=self.gate,
@@ -351,6 +360,9 @@ class App:
             metrics=self.metrics,
             clock=self.clock,
             random_bits=random.getrandbits,
+            spans=None
+            if self.span_export is None
+            else Spans(sampler_of(os.environ), random.getrandbits),
         )
 
     def shared_state(self) -> SharedState | None:
@@ -400,6 +412,8 @@ class App:
         self.tasks.spawn(self._sweep(), "sweep")
         if self.decision_csv is not None:
             self.tasks.spawn(self.decision_csv.run(), "decision CSV")
+        if self.span_export is not None:
+            self.tasks.spawn(self.span_export.run(), "OpenTelemetry")
         if config.prometheus_port is not None:
             self.metrics_listener = Listener(simple_handler(self.metrics_api.routes()))
             await self.metrics_listener.start(
@@ -454,6 +468,8 @@ class App:
             await self.discovery.close()
         if self.decision_csv is not None:
             await self.decision_csv.close()
+        if self.span_export is not None:
+            await self.span_export.close()
         await self.registry.close()
         await self.prober.close()
         await self.aborter.close()

@@ -21,7 +21,7 @@ PARSER = Flag(UNUSED, "Answers are passed on as they are.")
 HISTORY = Flag(UNUSED, "No conversations are stored; traces go to --redis-url.")
 HISTORY_SECRET = Flag(UNUSED, HISTORY.help, secret=True)
 JWT = Flag(NOT_YET_SUPPORTED, "Admin access by JWT; use --admin-api-key.")
-OPENTELEMETRY = Flag(NOT_YET_SUPPORTED, "Export of OpenTelemetry spans.")
+OPENTELEMETRY = Flag(UNUSED, "Spans go to OTEL_EXPORTER_OTLP_ENDPOINT; see docs/opentelemetry.md.")
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from router.core.ids import RequestIdentity, label, request_identity, uuid7, w3c
 from router.core.paths import Forwarded, ForwardPaths
 from router.errors import BadRequest, InternalError, NotFound, RouterError
 from router.metrics import EndedRequest, Metrics
+from router.telemetry.spans import Spans
 
 log = logging.getLogger("router.requests")
 
@@ -60,6 +61,7 @@ class Dispatcher:
         request_log: RequestLog,
         clock: Clock,
         random_bits: Callable[[int], int],
+        spans: Spans | None = None,
     ) -> None:
         self._table = table
         self._paths = paths
@@ -72,6 +74,7 @@ class Dispatcher:
         self._request_log = request_log
         self._clock = clock
         self._random_bits = random_bits
+        self._spans = spans
 
     # -- to a worker -----------------------------------------------------------------------
 
@@ -120,6 +123,7 @@ class Dispatcher:
                 request.method, forwarded.label, error.status, error.code, arrived, identity
             )
             return refused(client, request, error, own)
+        ids = None if self._spans is None else self._spans.begin(headers)
         incoming = Incoming(
             request=request,
             client=client,
@@ -132,9 +136,10 @@ class Dispatcher:
                 key=key,
                 route=path,
                 method=request.method,
-                trace_id=w3c_trace_id(headers.get("traceparent")),
+                trace_id=w3c_trace_id(headers.get("traceparent")) if ids is None else ids.trace_id,
                 session_id=None,
                 label=label(headers.get("x-trace-label")),
+                span_ids=ids,
             ),
             answer_headers=own,
             arrived=arrived,

@@ -27,6 +27,7 @@ from router.api.request import Request
 from router.core.breaker import Permit, Verdict, verdict
 from router.core.engines import engine_named
 from router.core.facts import JSON_ROUTES, BadBody, RequestFacts, read_facts
+from router.core.headers import RawHeaders
 from router.core.outcome import answer_trouble, attempt_trouble, terminal_status, trace_error
 from router.core.retry import (
     Failure,
@@ -316,6 +317,16 @@ class Run:
             exchange.on_engine_id = self.record.known_as
         return exchange
 
+    def headers_for(self, worker: Worker) -> RawHeaders:
+        """The client's; with OpenTelemetry, this attempt is the parent of what the worker does."""
+        raw = self.incoming.request.raw_headers
+        ids = self.incoming.opening.span_ids
+        if ids is None:
+            return raw
+        attempts = self.record.live.detail.attempts
+        at = [n for n, one in enumerate(attempts, start=1) if one.node_id == worker.node_id]
+        return ids.headers(raw, at[-1] if at else len(attempts))
+
     async def carry(self, exchange: Exchange, worker: Worker, body: bytes) -> None:
         """Send the request to `worker`, with this body, and wait for the end of `exchange`."""
         shared = self.shared
@@ -330,7 +341,7 @@ class Run:
             head = shared.headers.request_head(
                 self.incoming.request.method,
                 self.incoming.target,
-                self.incoming.request.raw_headers,
+                self.headers_for(worker),
                 worker=worker,
                 request_id=self.incoming.opening.request_id,
                 content_length=len(body) if self.incoming.request.has_body else None,

@@ -17,6 +17,7 @@ from router.core.prefix import landmarks
 from router.core.usage import AnswerFacts
 from router.core.worker import Worker
 from router.decision_csv import DecisionCsv
+from router.telemetry.spans import SpanIds
 from tracking.lifecycle import LiveTrace
 from tracking.trace import (
     NO_NODE,
@@ -33,6 +34,7 @@ from tracking.trace import (
 PREFIX_HASH_LIMIT = 64  # one for each 2 KiB of prompt
 
 Put = Callable[[LiveTrace], None]
+TellSpans = Callable[[LiveTrace, SpanIds], None]
 
 
 class Opening(msgspec.Struct):
@@ -45,6 +47,7 @@ class Opening(msgspec.Struct):
     trace_id: str | None
     session_id: str | None
     label: str | None
+    span_ids: SpanIds | None = None  # where OpenTelemetry is told
 
 
 class RequestRecord:
@@ -52,7 +55,7 @@ class RequestRecord:
 
     __slots__ = (
         "_arrived", "_attempt", "_attempt_started", "_clock", "_csv", "_prefill",
-        "_prefill_started", "_put", "live",
+        "_prefill_started", "_put", "_span_ids", "_tell_spans", "live",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +70,13 @@ class RequestRecord:
         self._attempt_started = 0.0
         self._prefill: Attempt | None = None
         self._prefill_started = 0.0
+        self._span_ids: SpanIds | None = None
+        self._tell_spans: TellSpans | None = None
         put(live)
+
+    def tell_spans(self, tell: TellSpans, ids: SpanIds) -> None:
+        """`tell` is told of the end."""
+        self._tell_spans, self._span_ids = tell, ids
 
     def understood(self, facts: RequestFacts) -> None:
         """The body has been read."""
@@ -202,6 +211,8 @@ class RequestRecord:
         self._put(self.live)
         if self._csv is not None:
             self._csv.ended(trace, self._clock.unix_us(now))
+        if self._tell_spans is not None and self._span_ids is not None:
+            self._tell_spans(self.live, self._span_ids)
 
 
 def _end(
@@ -216,9 +227,16 @@ class Recorder:
     """Opens the record of each request."""
 
     def __init__(
-        self, put: Put, clock: Clock, router_id: str, policy: str, csv: DecisionCsv | None = None
+        self,
+        put: Put,
+        clock: Clock,
+        router_id: str,
+        policy: str,
+        csv: DecisionCsv | None = None,
+        tell_spans: TellSpans | None = None,
     ) -> None:
         self._put = put
+        self._tell_spans = tell_spans
         self._clock = clock
         self._router_id = router_id
         self._policy = policy
@@ -244,7 +262,11 @@ class Recorder:
             label=opening.label,
         )
         live = LiveTrace(trace, arrived_us)
-        return RequestRecord(live, arrived, self._clock, self._put, self._csv)
+        record = RequestRecord(live, arrived, self._clock, self._put, self._csv)
+        ids = opening.span_ids
+        if ids is not None and ids.sampled and self._tell_spans is not None:
+            record.tell_spans(self._tell_spans, ids)
+        return record
 
 
 def seconds(duration: float) -> float:

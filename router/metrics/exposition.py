@@ -102,6 +102,8 @@ class MetricsCollector(Collector):
         yield from self._shared()
         yield from self._store()
         yield from discovery(metrics.sources.discovery())
+        if (spans := metrics.sources.spans()) is not None:
+            yield counter(f.SPANS, (((result,), n) for result, n in spans.items()))
 
     def _http(self) -> Iterator[Metric]:
         metrics = self._metrics

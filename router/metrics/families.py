@@ -311,6 +311,12 @@ DISCOVERY_ERRORS: Final = Family(
     ("source",),
     "Failures to ask the source; what it listed last stays.",
 )
+SPANS: Final = Family(
+    "trace_router_otel_requests_total",
+    "counter",
+    ("result",),
+    "Finished requests whose spans were sent by OTLP (exported) or not (dropped).",
+)
 BUILD_INFO: Final = Family(
     "trace_router_build_info", "gauge", ("version",), "Always 1: the version that runs."
 )
@@ -327,5 +333,5 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(REPLICAS, LOAD_AGE, SHARE_SECONDS, SHARE_FAILURES, UNTOLD, PREFIXES, PREFIX_BYTES),
     *(STORE_UP, BUFFERED, BUFFERED_BYTES, FLUSHED, DROPPED, FAILED_FLUSHES, FLUSH_SECONDS),
     *(LOST, STORE_MEMORY, STORE_MEMORY_LIMIT, BUILD_INFO),
-    *(DISCOVERED, DISCOVERY_SUCCESS, DISCOVERY_ERRORS),
+    *(DISCOVERED, DISCOVERY_SUCCESS, DISCOVERY_ERRORS, SPANS),
 )

@@ -8,7 +8,7 @@ are sums over these, made at the scrape.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -71,6 +71,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     shared: Callable[[], SharedState | None] = lambda: None
     index: Callable[[], IndexState | None] = lambda: None
     discovery: Callable[[], Sequence[SourceState]] = lambda: ()
+    spans: Callable[[], Mapping[str, int] | None] = lambda: None
 
 
 class EndedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -39,6 +39,7 @@ LAYERS: list[set[str]] = [
     {"router.caches"},
     {
         "router.clock",
+        "router.telemetry",
         "router.decision_csv",
         "router.logs",
         "router.metrics",

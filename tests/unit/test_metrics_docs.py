@@ -45,6 +45,7 @@ def test_a_scrape_shows_the_documented_metrics_and_no_others() -> None:
             store=lambda: store,
             shared=lambda: SharedState(replicas=1, load_age_seconds=0.0, untold=0),
             index=lambda: IndexState(0, 0),
+            spans=lambda: {"exported": 0},
             discovery=lambda: [SourceState("dns:workers", 0, 0.0, 0)],
         ),
         version="1",
