@@ -184,8 +184,6 @@ def _contradictions(config: Config) -> list[str]:
     problems += _model_problems(config)
     if config.dp_size is not None and not config.dp_aware:
         problems.append("--dp-size: only with --dp-aware")
-    if config.pd_disaggregation and config.dp_aware:
-        problems.append("--dp-aware: not together with --pd-disaggregation yet")
     if config.pd_disaggregation and config.worker_urls:
         problems.append("--worker-urls: with --pd-disaggregation workers are --prefill or --decode")
     try:

@@ -279,8 +279,6 @@ def refusal(new: NewWorker, roles: Collection[Role]) -> str | None:
     """What cannot be done, and would mislead if it were only ignored."""
     if new.worker_type not in roles:
         return f"worker_type {new.worker_type!r}: this router takes {' and '.join(roles)} workers"
-    if new.dp_aware and new.worker_type != "regular":
-        return "dp_aware is not supported for prefill and decode workers"
     return None
 
 

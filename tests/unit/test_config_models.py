@@ -53,10 +53,6 @@ def test_aliases_and_policies_are_read_alike_from_everywhere() -> None:
         ("--enable-igw --model-alias a=b b=c", "--model-alias: a=b names an alias"),
         ("--enable-igw --model-policy a=random a=manual", "--model-policy: 'a' is given twice"),
         ("--dp-size 2", "--dp-size: only with --dp-aware"),
-        (
-            "--dp-aware --pd-disaggregation --prefill http://a:1 --decode http://b:1",
-            "--dp-aware: not together with --pd-disaggregation",
-        ),
         ("--enable-igw --model-alias a", "--model-alias: expected ALIAS=MODEL"),
         ("--enable-igw --model-policy a=fastest", "--model-policy: expected MODEL=POLICY"),
     ],

@@ -150,8 +150,7 @@ def test_every_flag_has_the_default_it_had(flag: str) -> None:
 
 
 def test_all_flags_at_once_give_one_warning_line() -> None:
-    apart = ("worker-urls", "dp-aware")  # not together with --pd-disaggregation
-    line = " ".join(f"--{flag} {how}" for flag, (_, how) in FLAGS.items() if flag not in apart)
+    line = " ".join(f"--{flag} {how}" for flag, (_, how) in FLAGS.items() if flag != "worker-urls")
     config = parse(line)
     assert len(config.warnings) == 1
     inert = [option.argument for option in options_of(Accepted)]
