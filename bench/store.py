@@ -1,8 +1,8 @@
 """`python -m bench.store`: what tracing costs, and what the store can be asked while it is full.
 
-    python -m bench.store                          everything, at 100,000 records
-    python -m bench.store --records 10000000 --only reads --only trim     8 GB of memory, 10 minutes
-    python -m bench.store --only otel              OpenTelemetry's SDK beside it
+    python -m bench.store                          everything, at 100,000 records: three minutes
+    python -m bench.store --records 10000000 --only reads --only trim     7 GB of memory, ten minutes
+    python -m bench.store --only otel --only litellm                      others beside it
 
 A Redis of its own on core 1; the router's side (`Tracker`, or `TraceStore`) in this process on core
 0. Costs are CPU time: of this process less that of the same load with tracing replaced by nothing,
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,64 +28,25 @@ from typing import Final
 
 import msgspec
 import uvloop
-from redis.asyncio import Redis
 
+from bench.full_store import fill, reads, trim, watched
 from bench.measure import LOAD_CORE, TARGET_CORE, wait
 from bench.processes import Pinned
 from bench.report import RESULTS, machine
+from bench.store_server import Figures, Server, now_us, quantile
 from bench.targets import VENVS
 from bench.traces import finished, started
+from router.app import spare_the_collector
 from tracking.lifecycle import LiveTrace
-from tracking.query import parse_query
 from tracking.record import Record
-from tracking.store import Retention, TraceStore
-from tracking.tracker import Tracker, TrackerConfig
-from tracking.view import StoreUnavailable
+from tracking.store import TraceStore
+from tracking.tracker import Tracker
+from tracking.writer import BATCH_BYTES, BATCH_RECORDS
 
-FLEET: Final = "bench"
 HOLD_SECONDS: Final = 0.05  # from the start of a request to its end
-FILL: Final = 500  # records a call of the filling script
+ROUNDS: Final = 3  # of a cost; the least is told, because what else runs here only adds
 OTEL: Final = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
-Figures = dict[str, float | str]
-
-
-def quantile(values: Sequence[float], q: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
-
-
-def now_us() -> int:
-    return time.time_ns() // 1000
-
-
-class Server:
-    """The Redis under test, and what it says of itself."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.redis: Redis = Redis.from_url(url)
-
-    async def cpu_us(self) -> float:
-        info = await self.redis.info("cpu")
-        return float(info["used_cpu_user"] + info["used_cpu_sys"]) * 1e6
-
-    async def memory(self) -> int:
-        return int((await self.redis.info("memory"))["used_memory"])
-
-    async def empty(self) -> None:
-        await self.redis.flushall()
-
-    def store(self, records: int) -> TraceStore:
-        own = Retention(records, 7 * 86_400)
-        return TraceStore.from_url(self.url, FLEET, own, call_timeout_seconds=30)
-
-    async def tracker(self, name: str, records: int = 1_000_000) -> Tracker:
-        tracker = Tracker(
-            TrackerConfig(router_id=name, redis_url=self.url, fleet=FLEET, max_entries=records),
-            now=time.monotonic,
-            synchronise=lambda _us, _at: None,
-        )
-        await tracker.start()
-        return tracker
+LITELLM: Final = ("litellm[proxy]",)
 
 
 # --- what a request costs -------------------------------------------------------------------------
@@ -110,30 +72,74 @@ async def load(put: Callable[[LiveTrace], None], rate: int, seconds: float) -> i
     return count
 
 
-async def write_cost(server: Server, rate: int, seconds: float) -> Figures:
-    """Two changes a request, of which each is written."""
-    used = time.process_time()
-    count = await load(lambda _trace: None, rate, seconds)
-    idle = (time.process_time() - used) / count
+async def write_cost(server: Server, rate: int, seconds: float, held: int = 1_000_000) -> Figures:
+    """Two changes a request, of which each is written; `held` is the cap on records."""
     await server.empty()
-    tracker = await server.tracker("bench")
-    await load(tracker.put, rate, 1.0)  # warm: connections, scripts, the script's own caches
-    while tracker.state().buffered:
-        await asyncio.sleep(0.01)
-    before, memory, used = await server.cpu_us(), await server.memory(), time.process_time()
-    count = await load(tracker.put, rate, seconds)
-    while tracker.state().buffered:
-        await asyncio.sleep(0.01)
-    router_us = ((time.process_time() - used) / count - idle) * 1e6
-    redis_us = (await server.cpu_us() - before) / count
+    tracker = await server.tracker("bench", held)
+    await load(
+        tracker.put, rate, 1.0 + held / rate if held < rate * seconds else 1.0
+    )  # warm, and full
+    await settled(tracker)
+    spare_the_collector()  # as the router does
+    router_us, redis_us, idle_us, count = [], [], [], 0
+    memory = await server.memory()
+    for _ in range(ROUNDS):
+        used = time.process_time()
+        some = await load(lambda _trace: None, rate, seconds / ROUNDS)
+        idle_us.append((time.process_time() - used) / some * 1e6)
+        before, used = await server.cpu_us(), time.process_time()
+        some = await load(tracker.put, rate, seconds / ROUNDS)
+        await settled(tracker)
+        router_us.append((time.process_time() - used) / some * 1e6)
+        redis_us.append((await server.cpu_us() - before) / some)
+        count += some
     figures: Figures = {
         "requests per second": round(count / seconds),
-        "router cpu µs per request": round(router_us, 1),
-        "redis cpu µs per request": round(redis_us, 1),
-        "bytes in redis per record": round((await server.memory() - memory) / count),
+        "router cpu µs per request": round(min(router_us) - min(idle_us), 1),
+        "redis cpu µs per request": round(min(redis_us), 1),
         "dropped": tracker.state().dropped,
     }
+    if held > count:
+        figures["bytes in redis per record"] = round((await server.memory() - memory) / count)
     await tracker.close(5)
+    gc.unfreeze()
+    return figures
+
+
+async def settled(tracker: Tracker) -> None:
+    while tracker.state().buffered:
+        await asyncio.sleep(0.01)
+
+
+async def largest_batches(server: Server, batches: int) -> dict[str, Figures]:
+    """The longest scripts of writes as large as the writer makes them, while somebody tails."""
+    figures: dict[str, Figures] = {}
+    for name, label in (("ordinary", 0), ("rows of 7 KB", 6000)):
+        await server.empty()
+        store = server.store(10_000)  # so that as many are trimmed as come
+        await store.heartbeat("bench/1", lease_seconds=600, urls=[])
+        number = 0
+
+        async def work(label: int = label, store: TraceStore = store) -> None:
+            nonlocal number
+            for _ in range(batches):
+                await store.feed(None, 0)
+                batch: list[Record] = []
+                while len(batch) < BATCH_RECORDS and sum(one.size for one in batch) < BATCH_BYTES:
+                    one = finished(started(number, now_us()))
+                    one.trace.label = "x" * label
+                    batch.append(Record(one, "bench/1"))
+                    number += 1
+                await store.write(batch)
+
+        before = await server.cpu_us()
+        found = await watched(server, work)
+        mean = (await server.cpu_us() - before) / batches / 1e3
+        figures[name] = {
+            "records of a batch": number // batches,
+            "redis cpu ms of a batch": round(mean, 2),
+            **found,
+        }
     return figures
 
 
@@ -167,192 +173,33 @@ async def freshness(server: Server, rate: int, seconds: float) -> Figures:
     }
 
 
-# --- a full store ---------------------------------------------------------------------------------
-
-
-async def fill(server: Server, records: int) -> Figures:
-    """Small records whose arrivals are spread over the last hour."""
-    await server.empty()
-    script = server.redis.register_script((Path(__file__).parent / "fill.lua").read_text())
-    memory, began = await server.memory(), time.monotonic()
-    step = 3_500_000_000 // records
-    first = now_us() - records * max(1, step)
-    expires = int(time.time()) + 6 * 86_400
-    for start in range(0, records, FILL):
-        count = min(FILL, records - start)
-        arrival = first + start * max(1, step)
-        await script(keys=["{%s}:all" % FLEET], args=[start, count, arrival, max(1, step), expires])
-    return {
-        "records": records,
-        "bytes per small record": round((await server.memory() - memory) / records),
-        "seconds to fill": round(time.monotonic() - began, 1),
-    }
-
-
-async def asked(server: Server, call: Callable[[], Awaitable[object]], times: int) -> Figures:
-    """How long one caller waits, and how much of it Redis works."""
-    await call()
-    waits = []
-    before = await server.cpu_us()
-    for _ in range(times):
-        began = time.perf_counter()
-        await call()
-        waits.append(time.perf_counter() - began)
-    return {
-        "ms p50": round(median(waits) * 1e3, 2),
-        "ms p99": round(quantile(waits, 0.99) * 1e3, 2),
-        "redis cpu ms": round((await server.cpu_us() - before) / times / 1e3, 2),
-    }
-
-
-async def reads(server: Server, records: int, times: int) -> dict[str, Figures]:
-    store = server.store(records + 100_000)
-    await store.heartbeat("reader/1", lease_seconds=600, urls=[])
-    for batch in range(60):  # something in each minute's counters
-        at = now_us() - batch * 60_000_000
-        await store.write([Record(finished(started(10**8 + batch * 20 + n, at)), "a/1")
-                           for n in range(20)])  # fmt: skip
-    await store.tallies.sum_up()
-
-    def page(**given: str) -> Callable[[], Awaitable[object]]:
-        query = parse_query(list(given.items()), now_us())
-        return lambda: store.page(query)
-
-    last = (await store.page(parse_query([("limit", "100")], now_us()))).next_cursor
-    assert last is not None
-    middle = f"{now_us() / 1e6 - 1800:.0f}"
-    half = datetime.fromtimestamp(float(middle), UTC).isoformat().replace("+00:00", "Z")
-    return {
-        "list of 100": await asked(server, page(limit="100"), times),
-        "list of 100 of a worker": await asked(
-            server, page(limit="100", node_id="worker-3"), times
-        ),
-        "list of 100, failed, of a worker": await asked(
-            server, page(limit="100", node_id="worker-4", status="failed"), times
-        ),
-        "filters that never match, whole scan budget": await asked(
-            server, page(limit="100", node_id="worker-1", status="failed"), times
-        ),
-        "list of 100 from half an hour ago": await asked(server, page(until=half), times),
-        "a rare label, whole scan budget": await asked(
-            server, page(limit="100", label="7", until=half), max(5, times // 20)
-        ),
-        "stats": await asked(server, store.stats, times),
-        "by id, 100 of them": await asked(
-            server, lambda: store.get([f"k{n * (records // 100):09}" for n in range(100)]), times
-        ),
-    }
-
-
-class Pulse:
-    """Asks PING all the time: its longest wait is the longest pause of the server."""
-
-    def __init__(self, url: str) -> None:
-        self.longest = 0.0
-        self._going = True
-        self._redis: Redis = Redis.from_url(url)
-        self._task = asyncio.get_running_loop().create_task(self._beat())
-
-    async def _beat(self) -> None:
-        while self._going:
-            began = time.perf_counter()
-            await self._redis.execute_command("PING")  # type: ignore[no-untyped-call]
-            self.longest = max(self.longest, time.perf_counter() - began)
-            await asyncio.sleep(0.0005)
-
-    async def end(self) -> float:
-        """Seconds."""
-        self._going = False
-        await self._task
-        await self._redis.aclose()
-        return self.longest
-
-
-async def watched(server: Server, work: Callable[[], Awaitable[object]]) -> Figures:
-    """Do `work` and tell the longest pauses, as Redis and as a bystander saw them."""
-    await server.redis.config_set("slowlog-log-slower-than", 1000)
-    await server.redis.config_set("latency-monitor-threshold", 1)
-    await server.redis.slowlog_reset()
-    await server.redis.execute_command("LATENCY", "RESET")  # type: ignore[no-untyped-call]
-    pulse, began = Pulse(server.url), time.monotonic()
-    await work()
-    took, longest = time.monotonic() - began, await pulse.end()
-    slow = await server.redis.slowlog_get(128)
-    latest = await server.redis.execute_command("LATENCY", "LATEST")  # type: ignore[no-untyped-call]
-    figures: Figures = {
-        "seconds": round(took, 1),
-        "longest script ms": round(max((one["duration"] for one in slow), default=0) / 1e3, 2),
-        "scripts over 5 ms": sum(one["duration"] > 5000 for one in slow),
-        "longest PING ms": round(longest * 1e3, 2),
-    }
-    for name, _at, _last, most in latest:
-        if name in (b"expire-cycle", b"active-defrag-cycle"):
-            figures[f"longest {name.decode()} ms"] = float(most)
-    return figures
-
-
-async def trim(server: Server, records: int) -> dict[str, Figures]:
-    """The view shrinks to a hundredth, then all is deleted, then all expires at once."""
-    small = server.store(max(1, records // 100))
-
-    async def shrink() -> None:
-        # Routers of before are gone: the fleet's cap is now a hundredth.
-        await server.redis.delete("{%s}:replica:reader/1" % FLEET)
-        await small.heartbeat("trim/1", lease_seconds=600, urls=[])
-        for batch in range(min(2000, records // 200)):
-            at = now_us()
-            fresh = [Record(finished(started(2 * 10**8 + batch, at)), "a/1")]
-            await small.write(fresh)
-
-    async def delete() -> None:
-        try:
-            await small.delete_all()
-        except StoreUnavailable as error:
-            print(f"deletion: {error}", file=sys.stderr)
-
-    shrinking = await watched(server, shrink)
-    records = min(records, 1_000_000)
-    await fill(server, records)
-    await server.store(records).heartbeat("reader/1", lease_seconds=600, urls=[])
-    deleting = await watched(server, delete)
-    await fill(server, records)
-    keys = "{%s}:r:*" % FLEET
-    at = int(time.time()) + 3 + records // 10_000
-    pipe = server.redis.pipeline(transaction=False)
-    async for key in server.redis.scan_iter(match=keys, count=1000):
-        _ = pipe.expireat(key, at)
-        if len(pipe) >= 1000:
-            await pipe.execute()
-    await pipe.execute()
-
-    async def expire() -> None:
-        while await server.redis.dbsize() > 100:
-            await asyncio.sleep(0.1)
-
-    return {
-        "shrink to a hundredth": shrinking,
-        f"delete all of {records}": deleting,
-        f"{records} records expire in one second": await watched(server, expire),
-    }
-
-
 # --- beside it ------------------------------------------------------------------------------------
 
 
 def otel() -> dict[str, Figures]:
     """Spans through OpenTelemetry's SDK, batched, encoded as OTLP, and sent nowhere."""
-    python = VENVS / "otel/bin/python"
+    return beside("otel", OTEL, "otel_spans.py")
+
+
+def litellm(url: str) -> dict[str, Figures]:
+    """LiteLLM's router with a Redis for what it counts, and for its answers, against the same without."""
+    return beside("litellm", LITELLM, "litellm_redis.py", url)
+
+
+def beside(name: str, packages: Sequence[str], script: str, *arguments: str) -> dict[str, Figures]:
+    """What a script of this folder says, in an environment of its own."""
+    python = VENVS / name / "bin/python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", VENVS / "otel"], check=True)
-        subprocess.run([python, "-m", "pip", "-q", "install", *OTEL], check=True)
-    script = Path(__file__).parent / "otel_spans.py"
-    said = subprocess.run([python, script], check=True, capture_output=True, text=True)
-    return msgspec.json.decode(said.stdout, type=dict[str, dict[str, float | str]])
+        subprocess.run([sys.executable, "-m", "venv", VENVS / name], check=True)
+        subprocess.run([python, "-m", "pip", "-q", "install", *packages], check=True)
+    command = [str(python), str(Path(__file__).parent / script), *arguments]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    return msgspec.json.decode(said.stdout.splitlines()[-1], type=dict[str, dict[str, float | str]])
 
 
 # --- all of it ------------------------------------------------------------------------------------
 
-PARTS: Final = ("write", "freshness", "reads", "trim", "otel")
+PARTS: Final = ("write", "batches", "freshness", "reads", "trim", "otel", "litellm")
 
 
 async def measure(server: Server, parts: Sequence[str], records: int, quick: bool) -> object:
@@ -361,6 +208,10 @@ async def measure(server: Server, parts: Sequence[str], records: int, quick: boo
     if "write" in parts:
         results["write at 1,000 a second"] = await write_cost(server, 1000, seconds)
         results["write at 4,000 a second"] = await write_cost(server, 4000, seconds)
+        full = await write_cost(server, 1000, seconds, held=2000)
+        results["write at 1,000 a second, as many trimmed"] = full
+    if "batches" in parts:
+        results["largest batches, with a tail"] = await largest_batches(server, int(20 * seconds))
     if "freshness" in parts:
         results["freshness at 1,000 requests a second"] = await freshness(server, 1000, seconds)
     if "reads" in parts or "trim" in parts:
@@ -371,6 +222,9 @@ async def measure(server: Server, parts: Sequence[str], records: int, quick: boo
         results["trim"] = await trim(server, records)
     if "otel" in parts:
         results["opentelemetry"] = await asyncio.to_thread(otel)
+    if "litellm" in parts:
+        await server.empty()
+        results["litellm"] = await asyncio.to_thread(litellm, server.url)
     return results
 
 

@@ -41,13 +41,14 @@ class _Stretch(NamedTuple):
 
 async def read_page(call: Call, query: TraceQuery, scan_budget: int = SCAN_BUDGET) -> Listed:
     """One page. It ends where it is full, where nothing follows, or early when `scan_budget`
-    index members, or a second, were spent on it; the rest is behind its cursor."""
+    index members, or a second, were spent on it; the rest is behind its cursor. For one that is just
+    full, one more stretch tells mostly whether anything follows."""
     passes = Matcher(query, narrowed=True)
     with_detail = query.wants_detail or passes.needs_detail
     end = asyncio.get_running_loop().time() + SCAN_SECONDS
     rows: list[bytes] = []
     last: tuple[int, str] | None = None
-    place, looked = query.cursor, 0
+    place, looked, full = query.cursor, 0, False
     while True:
         # One more than is missing tells whether another page follows.
         enough = query.limit - len(rows) + 1 if passes.passes_all else SCAN_CHUNK
@@ -63,10 +64,11 @@ async def read_page(call: Call, query: TraceQuery, scan_budget: int = SCAN_BUDGE
             if len(rows) == query.limit:
                 last = (arrived_us(meta), decode_facts(row).stored_key)
         place, looked = found.place, looked + found.looked_at
-        if place is None or len(rows) == query.limit:
+        if place is None or full:
             return Listed(rows, place, False)
+        full = len(rows) == query.limit
         if looked >= scan_budget or asyncio.get_running_loop().time() >= end:
-            return Listed(rows, place, True)
+            return Listed(rows, place, not full)
 
 
 async def _stretch(

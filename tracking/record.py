@@ -6,12 +6,13 @@ read the meta line only. `scripts/_common.lua` has the order of its fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
-from tracking.keys import index_text
+from tracking.keys import INDEX_TEXT_BYTES, index_text
 from tracking.lifecycle import TERMINAL, LiveTrace
 from tracking.size import LARGEST_RECORD, LARGEST_ROW, fitted
 from tracking.sums import Finished
@@ -61,18 +62,10 @@ class Record:
 
     def stored(self) -> bytes:
         """The record as the store keeps it."""
+        request_id = "" if self.request_id == self.key else self.request_id
         engine_id = "" if self.engine_id in (self.key, self.request_id) else self.engine_id
-        meta = b"\t".join(
-            (
-                b"%d\t%d" % (self.revision, self.arrived_us),
-                index_text(self.owner),
-                self.status.encode(),
-                index_text(self.node_id),
-                index_text(self.session_id),
-                b"" if self.request_id == self.key else index_text(self.request_id),
-                index_text(engine_id),
-            )
-        )
+        names = (self.owner, self.status, self.node_id, self.session_id, request_id, engine_id)
+        meta = b"%d\t%d\t%b" % (self.revision, self.arrived_us, _meta_names(names))
         return b"%b\n%b\n%b" % (meta, self.row, self.detail)
 
     def whole(self) -> bytes:
@@ -105,8 +98,22 @@ def _tally(trace: Trace, decision: Decision | None, arrived_us: int) -> bytes:
     """What a terminal record adds to the statistics, as `write.lua` takes it."""
     if trace.status not in TERMINAL:
         return b""
-    names = map(index_text, (trace.route, trace.routing_policy, trace.model))
-    return b"%b\n%b" % (b"\t".join(names), _encoded(Finished.of(trace, arrived_us, decision)))
+    names = _tally_names(trace.route, trace.routing_policy, trace.model)
+    return names + _encoded(Finished.of(trace, arrived_us, decision))
+
+
+@lru_cache(maxsize=256)
+def _tally_names(*names: str | None) -> bytes:
+    return b"\t".join(map(index_text, names)) + b"\n"
+
+
+def _meta_names(names: Sequence[str | None]) -> bytes:
+    """As `index_text` has each of them, but all at once where, as nearly always, nothing is to be done."""
+    text = "\t".join([name or "" for name in names])
+    plain = text.isascii() and text.count("\t") == len(names) - 1
+    if plain and len(text) <= INDEX_TEXT_BYTES and "\n" not in text and "\r" not in text:
+        return text.encode()
+    return b"\t".join(map(index_text, names))
 
 
 def _encoded(part: msgspec.Struct) -> bytes:

@@ -36,7 +36,7 @@ from tracking.waiters import Waiters
 log = logging.getLogger("tracking.writer")
 
 BATCH_RECORDS: Final = 100  # 100 block Redis for 1 to 2 ms
-BATCH_BYTES: Final = 1 << 20
+BATCH_BYTES: Final = 256 << 10  # of `Record.size`: large records, told to a tail, take 4 ms
 LINGER_SECONDS: Final = 0.010
 RETRY_SECONDS: Final = 0.25
 BACKFILL_PAUSE_SECONDS: Final = 0.005

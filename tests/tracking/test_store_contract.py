@@ -259,6 +259,16 @@ async def test_a_last_page_that_is_just_full_has_no_next(backend):
     assert (await store.page(TraceQuery(limit=1))).next_cursor is not None
 
 
+async def test_a_filtered_page_that_is_just_full_leads_on_only_where_a_match_follows(backend):
+    store = backend.store()
+    await store.write([record(f"k{n:03}", model="mn"[n % 2], age_seconds=n) for n in range(60)])
+    query = TraceQuery(model="n", limit=15)
+    page = await store.page(query)
+    assert page.next_cursor is not None
+    rest = await store.page(msgspec.structs.replace(query, cursor=page.next_cursor))
+    assert (len(page.rows), len(rest.rows), rest.next_cursor) == (15, 15, None)
+
+
 async def test_filters_combine_and_a_budget_ends_a_page_with_a_way_on(backend):
     store = backend.store()
     nodes = ["worker-0", "worker-1"]

@@ -21,6 +21,7 @@ from tracking.connect import Client, close, connect
 from tracking.query import STATUSES, TraceQuery
 from tracking.record import Record
 from tracking.store import TraceStore
+from tracking.tallies import Tallies
 
 CAP = 12
 KEYS = 24
@@ -124,7 +125,23 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.generation < 3)
     @rule()
     def delete_all(self) -> None:
-        deleted = self.run(self.store.delete_all())
+        self.deleted_all(self.run(self.store.delete_all()))
+
+    @precondition(lambda self: self.generation < 3)
+    @rule()
+    def delete_all_while_somebody_sums_up(self) -> None:
+        deleted: list[int] = []
+
+        async def call(name: str, *arguments: Any) -> Any:
+            reply = await self.store.call(name, *arguments)
+            if not deleted:  # between reading what has finished and storing its sums
+                deleted.append(await self.store.delete_all())
+            return reply
+
+        self.run(Tallies(call).sum_up())
+        self.deleted_all(deleted[0])
+
+    def deleted_all(self, deleted: int) -> None:
         # What arrives from now on is later than everything that was deleted.
         self.first_us = now_us() + 1000
         self.generation += 1

@@ -121,7 +121,7 @@ async def test_large_records_make_smaller_batches(bench):
         one.detail.prefix_hashes = ["0" * 16] * 1600  # nearly the largest there may be
         bench.writer.put(one)
     await bench.until(lambda: len(bench.sink.records) == 90)
-    assert max(map(len, bench.sink.batches)) < 40
+    assert max(map(len, bench.sink.batches)) < 11
 
 
 async def test_a_change_without_a_move_is_still_newer_for_the_store(bench):
