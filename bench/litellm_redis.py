@@ -2,8 +2,8 @@
 
     python bench/litellm_redis.py unix:///path/of/socket
 
-LiteLLM leaves no record of a request in Redis: its router counts tokens and requests of each deployment there
-(always, once it has a Redis), and keeps whole answers (`cache_responses`). Both are measured against the
+LiteLLM leaves no record of a request in Redis. What it writes there for each is the counters of its router
+(`usage-based-routing-v2`) and, with `cache_responses`, the whole answer. Both are measured against the
 same router without Redis; answers are mocked, so nothing else is in the figures.
 """
 
@@ -12,9 +12,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
 from typing import Any
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it looks for prices on the internet
 
 import litellm
 import redis
@@ -38,7 +41,8 @@ def router(**settings: Any) -> Any:
         }
         for port in (1, 2)
     ]
-    return Router(model_list=deployments, **settings)
+    counting = "usage-based-routing-v2"
+    return Router(model_list=deployments, routing_strategy=counting, **settings)
 
 
 async def ask(one: Any, first: int, count: int) -> None:

@@ -36,7 +36,7 @@ from bench.report import RESULTS, machine
 from bench.store_server import Figures, Server, now_us, quantile
 from bench.targets import VENVS
 from bench.traces import finished, started
-from router.app import spare_the_collector
+from router.serving import spare_the_collector
 from tracking.lifecycle import LiveTrace
 from tracking.record import Record
 from tracking.store import TraceStore
