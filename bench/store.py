@@ -247,7 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     now = datetime.now(UTC)
     target = RESULTS / "tmp" if args.quick else RESULTS
     target.mkdir(parents=True, exist_ok=True)
-    path = target / f"{now:%Y-%m-%d}-store-{args.records}.json"
+    parts = "".join(f"-{part}" for part in args.only or ())
+    path = target / f"{now:%Y-%m-%d}-store-{args.records}{parts}.json"
     whole = {"at": now.isoformat(timespec="seconds"), "machine": machine(), "results": results}
     path.write_bytes(msgspec.json.format(msgspec.json.encode(whole)) + b"\n")
     print(msgspec.json.format(msgspec.json.encode(results)).decode())
