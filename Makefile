@@ -74,7 +74,6 @@ demo: demo-parts ## two real workers, two routers, one store; until Ctrl-C
 # A copy, so that nobody runs what was compiled before the last change.
 COMPILED := $(VENV)/compiled
 compiled: install ## the hot path compiled by Cython, in a copy of the tree, and its tests there
-	$(PIP) install --quiet --editable '.[compiled]'
 	rm -rf $(COMPILED) && mkdir $(COMPILED)
 	cp -r pyproject.toml router tracking tests bench deploy $(COMPILED)
 	$(BIN)/python -m router.compiled $(COMPILED)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench.cases import CASES
 from bench.measure import LOAD_CORE, RigError, build, measure
-from bench.report import Rounds, save, table
+from bench.report import Rounds, goals, save, table
 from bench.targets import TARGETS, Target, Unavailable
 
 
@@ -18,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser("python -m bench", description=__doc__)
     p.add_argument("--case", action="append", choices=cases, help="repeatable; default: all")
     p.add_argument("--target", action="append", choices=targets, help="repeatable; default: all")
-    p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--seconds", type=float, default=2.5, help="of each measurement")
     p.add_argument("--quick", action="store_true", help="one round of a second")
     return p
 
@@ -49,14 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in CASES:
             if args.case and case.name not in args.case:
                 continue
-            results: Rounds = {target.name: [] for target in targets}
+            shown = [target for target in targets if args.target or target.measured_in(case.name)]
+            results: Rounds = {target.name: [] for target in shown}
             for number in range(rounds):
-                for target in targets:
+                for target in shown:
                     print(f"{case.name}: round {number + 1}/{rounds}: {target.name}", flush=True)
                     results[target.name].append(measure(target, case, seconds))
-            versions = {target.name: version for target, version in targets.items()}
+            versions = {target.name: targets[target] for target in shown}
             path = save(case, results, versions, seconds=seconds, quick=args.quick)
-            print(f"\n{table(case, results)}\n\n{path}\n", flush=True)
+            print(f"\n{table(case, results)}\n\n{goals(case, results)}\n\n{path}\n", flush=True)
     except RigError as error:
         print(error, file=sys.stderr)
         return 1

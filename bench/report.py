@@ -13,6 +13,7 @@ from statistics import median
 import msgspec
 
 from bench.cases import Case
+from bench.goals import verdicts
 from bench.measure import Measurement
 
 RESULTS = Path(__file__).parent / "results"
@@ -123,6 +124,28 @@ def table(case: Case, rounds: Rounds) -> str:
     )
 
 
+def medians(case: Case, rounds: Rounds) -> dict[str, dict[str, float]]:
+    """By target, then by the column of the table."""
+    return {
+        target: {
+            column.title: median(values)
+            for column in columns(case, rounds)
+            if (values := _figures(measurements, column.read))
+        }
+        for target, measurements in rounds.items()
+    }
+
+
+def goals(case: Case, rounds: Rounds) -> str:
+    """A line for each goal that these results can tell."""
+    return "\n".join(
+        f"{'met   ' if verdict.met else 'MISSED'} {case.name} {verdict.goal.figure}: "
+        f"{verdict.reached:.2f} × {verdict.goal.peer}, "
+        f"{'at most' if verdict.goal.most else 'at least'} {verdict.goal.wanted:g} × wanted"
+        for verdict in verdicts(case.name, medians(case, rounds))
+    )
+
+
 def machine() -> dict[str, object]:
     """What the figures depend on."""
     models = [
@@ -152,21 +175,13 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     path = directory / f"{now:%Y-%m-%d}-{case.name}.json"
-    medians = {
-        target: {
-            column.title: median(values)
-            for column in columns(case, rounds)
-            if (values := _figures(measurements, column.read))
-        }
-        for target, measurements in rounds.items()
-    }
     result = {
         "case": case,
         "at": now.isoformat(timespec="seconds"),
         "seconds": seconds,
         "machine": machine(),
         "versions": versions,
-        "medians": medians,
+        "medians": medians(case, rounds),
         "rounds": rounds,
     }
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")

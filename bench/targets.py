@@ -13,6 +13,8 @@ import msgspec
 
 ROOT = Path(__file__).parent.parent
 VENVS = ROOT / "bench/.venvs"
+COMPILED = ROOT / "bench/build/compiled"
+PACKAGES = ("router", "tracking")
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -34,12 +36,19 @@ class Unavailable(Exception):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """`prepare` returns the version, or raises Unavailable. No `command`: straight to the workers."""
+    """`prepare` returns the version, or raises Unavailable. No `command`: straight to the workers.
+
+    `cases` are those it is measured in where it is not asked for by name; none named: all.
+    """
 
     name: str
     prepare: Callable[[], str]
     command: Callable[[Place], list[str]] | None = None
     redis: bool = False
+    cases: tuple[str, ...] = ()
+
+    def measured_in(self, case: str) -> bool:
+        return not self.cases or case in self.cases
 
 
 def install(name: str, *packages: str) -> Path:
@@ -69,13 +78,38 @@ def _our_version() -> str:
     return said.stdout.strip() or "unknown"
 
 
-def _router(*flags: str, redis: bool) -> Callable[[Place], list[str]]:
+def _prepare_compiled() -> str:
+    """A copy of the tree with its hot path compiled, as in our image."""
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    newest = max(path.stat().st_mtime for path in sources)
+    done = COMPILED / "done"
+    if not done.exists() or done.stat().st_mtime < newest:
+        print(f"compiling the router in {COMPILED}", flush=True)
+        shutil.rmtree(COMPILED, ignore_errors=True)
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        for package in PACKAGES:
+            shutil.copytree(ROOT / package, COMPILED / package, ignore=ignored)
+        command = [sys.executable, "-m", "router.compiled", str(COMPILED)]
+        try:
+            subprocess.run(command, cwd=ROOT, check=True)
+        except subprocess.CalledProcessError as error:
+            raise Unavailable(f"the router cannot be compiled: {error}") from None
+        done.touch()
+    return _our_version()
+
+
+def _router(
+    *flags: str, redis: bool = False, compiled: bool = True
+) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
+        # -P: not from the working directory, which comes before everything else
+        tree = COMPILED if compiled else ROOT
+        python = ["env", f"PYTHONPATH={tree}", sys.executable, "-P", "-m", "router"]
         listen = ["--host", "127.0.0.1", "--port", str(place.port)]
         store = ["--redis-url", place.redis_url] if redis else []
         workers = ["--worker-urls", *place.worker_urls]
         quiet = ["--log-level", "warn"]
-        return [sys.executable, "-m", "router", *listen, *workers, *quiet, *store, *flags]
+        return [*python, *listen, *workers, *quiet, *store, *flags]
 
     return command
 
@@ -205,16 +239,25 @@ def _nginx(place: Place) -> list[str]:
 
 TARGETS = (
     Target(name="direct", prepare=lambda: ""),
-    Target(name="router", prepare=_our_version, command=_router(redis=True), redis=True),
+    Target(name="router", prepare=_prepare_compiled, command=_router(redis=True), redis=True),
     Target(
         name="router-untraced",
+        prepare=_prepare_compiled,
+        command=_router("--disable-request-tracking"),
+    ),
+    Target(
+        name="router-interpreted",
         prepare=_our_version,
-        command=_router("--disable-request-tracking", redis=False),
+        command=_router(redis=True, compiled=False),
+        redis=True,
+        cases=("json-1k",),
     ),
     Target(name="sglang-router", prepare=_prepare_sglang_router, command=_sglang_router),
     Target(name="vllm-router", prepare=_prepare_vllm_router, command=_vllm_router),
     Target(name="smg", prepare=_prepare_smg, command=_smg),
-    Target(name="litellm", prepare=_prepare_litellm, command=_litellm),
+    Target(
+        name="litellm", prepare=_prepare_litellm, command=_litellm, cases=("json-1k", "sse-10k")
+    ),
     Target(name="nginx", prepare=_prepare_nginx, command=_nginx),
     Target(name="haproxy", prepare=_prepare_haproxy, command=_haproxy),
 )
