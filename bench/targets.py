@@ -13,7 +13,7 @@ import msgspec
 
 ROOT = Path(__file__).parent.parent
 VENVS = ROOT / "bench/.venvs"
-COMPILED = ROOT / "bench/build/compiled"
+COMPILED = VENVS / "router-compiled"
 PACKAGES = ("router", "tracking")
 
 
