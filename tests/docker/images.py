@@ -26,6 +26,12 @@ PACKAGES = (
 )
 STAND_INS = {
     "python": """
+        RUN mkdir -p /var/cache/apt/archives/partial \\
+         && apt-get update \\
+         && apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev
+        CMD ["python"]
+    """,
+    "python slim": """
         RUN mkdir -p /var/cache/apt/archives/partial
         CMD ["python"]
     """,
@@ -62,7 +68,13 @@ def named() -> set[str]:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     images = re.findall(r"^ +image: (\S+)$", compose, re.M)
     images += re.findall(r"^FROM (\S+:\S+)", dockerfile, re.M)
-    return {image for image in images if image.rpartition(":")[0] in STAND_INS}
+    return {image for image in images if kind(image) in STAND_INS}
+
+
+def kind(image: str) -> str:
+    """The key of its stand-in: its name, and that it has no compiler."""
+    name, _, tag = image.rpartition(":")
+    return f"{name} slim" if "slim" in tag else name
 
 
 def make_stand_ins(environment: Environment) -> None:
@@ -71,8 +83,8 @@ def make_stand_ins(environment: Environment) -> None:
     if not said(["docker", "images", "--quiet", base], environment):
         _import_debian(base, environment)
     for image in sorted(named()):
-        text = f"FROM {base}\n{STAND_INS[image.rpartition(':')[0]]}"
-        said(["docker", "build", "--quiet", "--tag", image, "-"], environment, given=text)
+        build = ["docker", "build", "--quiet", "--network=host", "--tag", image, "-"]
+        said(build, environment, given=f"FROM {base}\n{STAND_INS[kind(image)]}")
 
 
 def _import_debian(name: str, environment: Environment) -> None:

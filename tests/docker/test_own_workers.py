@@ -16,7 +16,7 @@ from tests.docker.images import ROOT
 from tests.docker.project import BALANCER, Client, Project, asking, until
 from tests.processes import Processes, SimWorker
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 KEY = "sesame"
 
