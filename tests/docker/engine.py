@@ -95,6 +95,8 @@ def engine(*, builder: bool) -> Iterator[Environment]:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+    for namespace in run.glob("exec/netns/*"):  # dockerd leaves its own mounted
+        subprocess.run(["umount", str(namespace)], capture_output=True, check=False)
     shutil.rmtree(run, ignore_errors=True)
 
 
