@@ -48,7 +48,7 @@ class Server:
         tracker = Tracker(
             TrackerConfig(router_id=name, redis_url=self.url, fleet=FLEET, max_entries=records),
             now=time.monotonic,
-            synchronise=lambda _us, _at: None,
+            synchronise=lambda _unix_us, _sent, _received: None,
         )
         await tracker.start()
         return tracker

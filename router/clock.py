@@ -23,6 +23,11 @@ class Clock:
         """Fleet time in microseconds since the epoch, of `now` (monotonic seconds)."""
         return int(((time.monotonic() if now is None else now) + self._offset_s) * 1e6)
 
-    def synchronise(self, unix_us: int, at: float) -> None:
-        """Take over the store's clock: it said `unix_us` at monotonic second `at`."""
-        self._offset_s = unix_us / 1e6 - at
+    def synchronise(self, unix_us: int, sent: float, received: float) -> None:
+        """The store's clock said `unix_us` at some time between two monotonic seconds.
+
+        What that leaves open is left as it was: a slow answer says little, and moves nothing that it
+        does not contradict.
+        """
+        latest, earliest = unix_us / 1e6 - sent, unix_us / 1e6 - received
+        self._offset_s = min(max(self._offset_s, earliest), latest)

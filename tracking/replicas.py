@@ -25,7 +25,6 @@ log = logging.getLogger("tracking.replicas")
 
 BEAT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.25
-SLOW_BEAT_SECONDS: Final = 0.1  # a round trip as long as this says too little about the clock
 
 
 class SweepGate:
@@ -60,12 +59,12 @@ class SweepGate:
 class Events(msgspec.Struct):
     """Whom to tell of what a beat brought.
 
-    `synchronise(unix_us, at)` the store's clock at a monotonic second; `same_server(at)` it was the
-    one of before then; `server_changed()` the data may be another; `lease_lapsed()` others may have
+    `synchronise(unix_us, sent, received)` the store's clock at some time between two monotonic
+    seconds; `same_server(at)` it was the one of before then; `server_changed()` the data may be another; `lease_lapsed()` others may have
     held us for dead.
     """
 
-    synchronise: Callable[[int, float], None]
+    synchronise: Callable[[int, float, float], None]
     same_server: Callable[[float], None]
     server_changed: Callable[[], None]
     lease_lapsed: Callable[[], None]
@@ -124,8 +123,7 @@ class Replicas:
         again = not beat.known and found == self._told_found
         self._told_found = b"" if again else found
         before, self.last = self.last, beat
-        if before is None or received - sent < SLOW_BEAT_SECONDS:
-            self._events.synchronise(beat.now_us, (sent + received) / 2)
+        self._events.synchronise(beat.now_us, sent, received)
         self._health.succeeded("heartbeat")
         if before is not None and before.server != beat.server:
             log.warning("trace store: the server or its data is another one; sending again")

@@ -65,8 +65,8 @@ class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Tracker:
     """Implements `view.TraceView`, and takes changed traces (`put`).
 
-    `now` returns monotonic seconds; `synchronise(unix_us, at)` is told the store's clock; `renamed`
-    is told {url: name} when names given by `bind_nodes` have changed; `on_flush(seconds, records)` is
+    `now` returns monotonic seconds; `synchronise(unix_us, sent, received)` is told what the
+    store's clock said between two of these; `renamed` is told {url: name} when names given by `bind_nodes` have changed; `on_flush(seconds, records)` is
     told of each commit. Raises ValueError for a URL or a fleet name that cannot be used.
     """
 
@@ -75,7 +75,7 @@ class Tracker:
         config: TrackerConfig,
         *,
         now: Callable[[], float],
-        synchronise: Callable[[int, float], None],
+        synchronise: Callable[[int, float, float], None],
         renamed: Callable[[dict[str, str]], None] = lambda _names: None,
         on_flush: Callable[[float, int], None] | None = None,
     ) -> None:

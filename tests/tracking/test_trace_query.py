@@ -29,6 +29,7 @@ LONG = "x" * 257
 # For each parameter: a text and what it means, and texts that are refused.
 EXAMPLES: dict[str, tuple[str, object, list[str]]] = {
     "node_id": ("gpu-2", "gpu-2", ["", LONG]),
+    "prefill_node_id": ("gpu-2", "gpu-2", ["", LONG]),
     "status": ("failed", "failed", ["done", "", "failed,lost"]),
     "session_id": ("s 1", "s 1", ["", LONG]),
     "http_status": ("5xx", "5xx", ["", "600", "99", "5x", "xxx", "0xx", "5XX", "200 "]),
@@ -79,6 +80,10 @@ def facts(**fields: object) -> Record:
 # For each filter but the time range: a text, a trace that passes and traces that do not.
 PASSES: dict[str, tuple[str, Record, list[Record]]] = {
     "node_id": ("worker-1", facts(node_id="worker-1"), [facts(node_id="worker-11")]),
+    "prefill_node_id": (
+        "worker-1", facts(prefill_node_id="worker-1"),
+        [facts(node_id="worker-1"), facts(prefill_node_id="worker-11")],
+    ),
     "status": ("failed", facts(status="failed"), [facts(status="completed")]),
     "session_id": ("s", facts(), [facts(session_id="S"), facts(session_id=None)]),
     "http_status": (

@@ -21,13 +21,13 @@ class Fleet:
         self.url = url
         self.started: list[Tracker] = []
         self.renames: dict[str, str] = {}
-        self.clock: list[tuple[int, float]] = []
+        self.clock: list[tuple[int, float, float]] = []
 
     async def tracker(self, name: str, *, start: bool = True, **config) -> Tracker:
         tracker = Tracker(
             TrackerConfig(router_id=name, redis_url=self.url, **config),
             now=time.monotonic,
-            synchronise=lambda us, at: self.clock.append((us, at)),
+            synchronise=lambda *heard: self.clock.append(heard),
             renamed=self.renames.update,
         )
         self.started.append(tracker)
