@@ -15,6 +15,7 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra 
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from router.flag_types import PrefillUrl
 from router.policytype import PolicyType
 from router.telemetry.export import asked_for
 from router.telemetry.spans import STEP, Sampler, SpanIds, sampler_of
@@ -130,6 +131,32 @@ async def test_a_retry_is_a_second_attempt_beside_the_first(receiver: Receiver):
         assert facts(first)["error.type"] in ("connect", "worker_cut")
         assert first.span_id != second.span_id
         assert [span.parent_span_id for span in receiver.named("POST")] == [b"", b""]
+
+
+async def test_the_legs_of_a_pair_are_two_attempts_and_each_worker_comes_under_its_own(
+    receiver: Receiver,
+):
+    async with (
+        sim_worker(WorkerConfig(part="prefill")) as prefill,
+        sim_worker(WorkerConfig(part="decode")) as decode,
+        running(
+            pd_disaggregation=True,
+            prefill=(PrefillUrl(prefill.url, prefill.control_port),),
+            decode=(decode.url,),
+            disable_health_check=True,
+        ) as app,
+    ):
+        assert (await call(app, "POST", CHAT, BODY, headers={"traceparent": CLIENT})).status == 200
+        await until(lambda: len(receiver.spans) == 4)
+        (request,) = receiver.named("POST")
+        legs = receiver.named("chat")
+        assert [leg.parent_span_id for leg in legs] == [request.span_id] * 2
+        spans = {facts(leg)["server.port"]: leg.span_id.hex() for leg in legs}
+        for half in (prefill, decode):
+            (sent,) = half.sim.records.list(CHAT)
+            told = {name.lower(): value for name, value in sent.headers}
+            span = spans[int(half.url.rpartition(":")[2])]
+            assert told["traceparent"] == f"00-{TRACE}-{span}-01"
 
 
 async def test_what_the_client_does_not_sample_is_not_sent_and_the_worker_is_told(
