@@ -75,7 +75,7 @@ demo: demo-parts ## two real workers, two routers, one store; until Ctrl-C
 COMPILED := $(VENV)/compiled
 compiled: install ## the hot path compiled by Cython, in a copy of the tree, and its tests there
 	rm -rf $(COMPILED) && mkdir $(COMPILED)
-	cp -r pyproject.toml router tracking tests bench deploy $(COMPILED)
+	cp -r pyproject.toml router tracking tests bench deploy docs $(COMPILED)
 	$(BIN)/python -m router.compiled $(COMPILED)
 	cd $(COMPILED) && PYTHONPATH=. ../bin/python -m pytest tests/unit tests/router \
 		tests/tracking/test_trace_writer.py tests/e2e/test_streams.py
