@@ -222,25 +222,15 @@ def rank_loads(body: bytes) -> list[EngineLoad]:
     ]
 
 
-def vllm_metrics(body: bytes) -> list[EngineLoad]:
-    """Of all its engines together: with data parallelism each has a sample of its own."""
-    samples = _gauges(body)
-    return [
-        EngineLoad(
-            running=samples.get("vllm:num_requests_running"),
-            waiting=samples.get("vllm:num_requests_waiting"),
-        )
-    ]
+def gauges(*, running: str, waiting: str) -> Callable[[bytes], list[EngineLoad]]:
+    """Reads two metrics of Prometheus' text format; of each the sum over its labels, since with data
+    parallelism vLLM's engines have a sample each."""
 
+    def read(body: bytes) -> list[EngineLoad]:
+        samples = _gauges(body)
+        return [EngineLoad(running=samples.get(running), waiting=samples.get(waiting))]
 
-def llama_metrics(body: bytes) -> list[EngineLoad]:
-    samples = _gauges(body)
-    return [
-        EngineLoad(
-            running=samples.get("llamacpp:requests_processing"),
-            waiting=samples.get("llamacpp:requests_deferred"),
-        )
-    ]
+    return read
 
 
 def llama_slots(body: bytes) -> list[EngineLoad]:
@@ -306,6 +296,12 @@ _SGLANG_LOADS: Final = (
     LoadSource("/get_load", old_loads),
     LoadSource("/v1/loads", rank_loads),
 )
+_VLLM_METRICS: Final = gauges(
+    running="vllm:num_requests_running", waiting="vllm:num_requests_waiting"
+)
+_LLAMA_METRICS: Final = gauges(
+    running="llamacpp:requests_processing", waiting="llamacpp:requests_deferred"
+)
 ENGINES: Final = {
     engine.name: engine
     for engine in (
@@ -320,14 +316,14 @@ ENGINES: Final = {
         Engine(
             "vllm",
             ("/version",),
-            (LoadSource("/metrics", vllm_metrics),),
+            (LoadSource("/metrics", _VLLM_METRICS),),
             "/reset_prefix_cache",  # there only with VLLM_SERVER_DEV_MODE=1
             "--enable-prompt-tokens-details",
         ),
         Engine(
             "llama.cpp",
             ("/props",),
-            (LoadSource("/metrics", llama_metrics), LoadSource("/slots", llama_slots)),
+            (LoadSource("/metrics", _LLAMA_METRICS), LoadSource("/slots", llama_slots)),
             None,
         ),
         Engine("tensorrt-llm", ("/version",), (LoadSource("/metrics", tensorrt_iterations),), None),
