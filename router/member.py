@@ -40,6 +40,11 @@ class Details(Changes, kw_only=True):
     health_failure_threshold: Threshold | None = None
 
 
+def details_of(given: Details) -> Details:
+    """No more than the details of what says more, such as a URL."""
+    return Details(**{name: getattr(given, name) for name in Details.__struct_fields__})
+
+
 class Tell(Protocol):
     """Hears of what was done here to a worker, to tell the others."""
 

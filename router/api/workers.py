@@ -23,7 +23,7 @@ from router.api.routing import Route, split_target
 from router.core.breaker import BreakerState
 from router.core.worker import Role, Worker
 from router.errors import TooLarge
-from router.member import Changes, Details, Job, Member, target_id
+from router.member import Changes, Details, Job, Member, details_of, target_id
 from router.registry import Registry
 from tracking.values import Schema
 
@@ -290,10 +290,6 @@ def in_order(members: Sequence[Member]) -> list[Member]:
         return [(int(part) if part.isdigit() else -1, part) for part in parts]
 
     return sorted(members, key=by_name)
-
-
-def details_of(new: NewWorker) -> Details:
-    return Details(**{name: getattr(new, name) for name in Details.__struct_fields__})
 
 
 def info(member: Member, worker: Worker) -> WorkerInfo:

@@ -16,7 +16,7 @@ import msgspec
 
 from router.core.membership import identity
 from router.discovery.source import Found, Report
-from router.member import Details
+from router.member import Details, details_of
 
 POLL_SECONDS: Final = 1.0
 MOST_BYTES: Final = 4 << 20
@@ -83,9 +83,7 @@ def read_workers(text: bytes, origin: str) -> list[Found]:
         key = identity(url)
         if key in found:
             raise ValueError(f"worker {url} is listed twice")
-        found[key] = Found(url, origin, details=Details() if isinstance(one, str) else details(one))
+        found[key] = Found(
+            url, origin, details=Details() if isinstance(one, str) else details_of(one)
+        )
     return list(found.values())
-
-
-def details(one: Listed) -> Details:
-    return Details(**{name: getattr(one, name) for name in Details.__struct_fields__})

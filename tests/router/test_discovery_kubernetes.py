@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from random import Random
 from time import monotonic
 
 import pytest
 
+from router.app import App
 from router.discovery import kubernetes
 from router.discovery.kubernetes import ApiServer, KubernetesSource
 from router.discovery.pods import Selected
@@ -248,6 +249,17 @@ async def test_prefill_pods_name_their_bootstrap_port_and_nonsense_is_told(
     assert "pod llm/c: sglang.ai/bootstrap-port: expected a port, got 'many'" in caplog.text
 
 
+def of_pods(api: KubernetesApi, port: int) -> AbstractAsyncContextManager[App]:
+    """A router whose workers are the pods that serve at this port."""
+    return running(
+        service_discovery=True,
+        selector=("app=vllm",),
+        service_discovery_port=port,
+        kubernetes_api_url=api.url,
+        kubernetes_credentials=str(NOWHERE),
+    )
+
+
 async def test_a_router_routes_to_pods_finishes_what_runs_there_and_knows_them_by_name(
     api: KubernetesApi,
 ):
@@ -255,13 +267,7 @@ async def test_a_router_routes_to_pods_finishes_what_runs_there_and_knows_them_b
     async with sim_worker(unhurried) as sim:
         port = int(sim.url.rpartition(":")[2])
         api.put(pod("vllm-0", "127.0.0.1"))
-        async with running(
-            service_discovery=True,
-            selector=("app=vllm",),
-            service_discovery_port=port,
-            kubernetes_api_url=api.url,
-            kubernetes_credentials=str(NOWHERE),
-        ) as app:
+        async with of_pods(api, port) as app:
             await until(lambda: app.fleet.workers)
             shown = (await call(app, "GET", "/workers")).text
             assert '"origin":"kubernetes:llm/vllm-0"' in shown
@@ -280,13 +286,7 @@ async def test_a_pod_at_the_address_of_another_is_another_worker(api: Kubernetes
     async with sim_worker() as sim:
         port = int(sim.url.rpartition(":")[2])
         api.put(pod("vllm-0", "127.0.0.1"))
-        async with running(
-            service_discovery=True,
-            selector=("app=vllm",),
-            service_discovery_port=port,
-            kubernetes_api_url=api.url,
-            kubernetes_credentials=str(NOWHERE),
-        ) as app:
+        async with of_pods(api, port) as app:
             await until(lambda: app.fleet.workers)
             (before,) = app.fleet.workers
             # The deletion of the first comes late: after the second has its address.
