@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,20 @@ class Project:
     def replicas(self) -> list[str]:
         """The URL of each router at its own port of this machine."""
         return [f"http://{c.published(30009)}" for c in self.containers("router")]
+
+
+@contextmanager
+def running(docker: Environment, folder: Path, *options: str, **settings: str) -> Iterator[Project]:
+    """A project with an .env that differs from the example in `settings`."""
+    given = (ROOT / ".env.example").read_text()
+    env_file = folder / ".env"
+    env_file.write_text(given + "".join(f"{name}={value}\n" for name, value in settings.items()))
+    project = Project(docker, env_file, *options)
+    try:
+        project.up()
+        yield project
+    finally:
+        project.compose("down", "--volumes", "--timeout=5")
 
 
 class Container:

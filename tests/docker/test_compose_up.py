@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.docker.project import (
     Container,
     Project,
     Traffic,
+    running,
     until,
 )
 
@@ -30,14 +30,8 @@ SERVICES = {"redis", "router", "worker-0", "worker-1", "loadbalancer", "promethe
 @pytest.fixture(scope="module")
 def project(docker: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Up, with the example's settings as its .env, as the quick start has it."""
-    env_file = tmp_path_factory.mktemp("compose") / ".env"
-    shutil.copy(ROOT / ".env.example", env_file)
-    project = Project(docker, env_file)
-    try:
-        project.up()
+    with running(docker, tmp_path_factory.mktemp("compose")) as project:
         yield project
-    finally:
-        project.compose("down", "--volumes", "--timeout=5")
 
 
 @pytest.fixture

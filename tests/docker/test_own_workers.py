@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -12,27 +11,12 @@ from uuid import uuid4
 import pytest
 
 from tests.docker.engine import Environment
-from tests.docker.images import ROOT
-from tests.docker.project import BALANCER, Client, Project, asking, until
+from tests.docker.project import BALANCER, Client, asking, running, until
 from tests.processes import Processes, SimWorker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 KEY = "sesame"
-
-
-@contextmanager
-def running(docker: Environment, folder: Path, *options: str, **settings: str) -> Iterator[Project]:
-    """A project with an .env that differs from the example in `settings`."""
-    given = (ROOT / ".env.example").read_text()
-    env_file = folder / ".env"
-    env_file.write_text(given + "".join(f"{name}={value}\n" for name, value in settings.items()))
-    project = Project(docker, env_file, *options)
-    try:
-        project.up()
-        yield project
-    finally:
-        project.compose("down", "--volumes", "--timeout=5")
 
 
 @pytest.fixture
