@@ -127,7 +127,8 @@ def page(folder: Path) -> str:
         if path.stem.endswith("-routing"):
             routing.append((path.stem[:10], msgspec.json.decode(body, type=Routing)))
         elif "-store-" in path.stem:
-            stores.append((path.stem.rpartition("-")[2], msgspec.json.decode(body, type=Store)))
+            records = path.stem.partition("-store-")[2].partition("-")[0]
+            stores.append((records, msgspec.json.decode(body, type=Store)))
         else:
             cases.append(msgspec.json.decode(body, type=Result))
     parts = [*_cases(cases), *_routing(routing), *_stores(stores)]

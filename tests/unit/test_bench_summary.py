@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.goals import verdicts
@@ -23,6 +24,12 @@ def test_every_result_is_on_the_page(path: Path) -> None:
         "<h2>Store</h2>" if kind.startswith("store") else f"<h2>{kind}</h2>"
     )
     assert named in PAGE
+
+
+def test_a_run_of_some_parts_of_the_store_names_its_records_too(tmp_path: Path) -> None:
+    run = {"at": "2026-11-24T23:17:48+00:00", "results": {"write": {"router cpu µs": 36.8}}}
+    (tmp_path / "2026-11-24-store-100000-write-reads.json").write_bytes(msgspec.json.encode(run))
+    assert "100,000 records" in page(tmp_path)
 
 
 def test_it_needs_nothing_from_elsewhere() -> None:
