@@ -23,9 +23,8 @@ import msgspec
 
 from tests.processes import Process, Processes
 from tests.programs import program
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS
 
-WAIT_SECONDS = 8.0
-POLL_SECONDS = 0.03
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -55,7 +54,6 @@ class Chromium(Process):
     """The process; ready when it says where it listens."""
 
     name = "chromium"
-    ready_seconds = 30.0
 
     def __init__(self, profile: Path) -> None:
         super().__init__()
@@ -116,7 +114,7 @@ class Page:
         await self._socket.send_str(
             msgspec.json.encode({"id": self._number, "method": method, "params": params}).decode()
         )
-        said: dict[str, Any] = await asyncio.wait_for(answer, WAIT_SECONDS)
+        said: dict[str, Any] = await asyncio.wait_for(answer, PATIENCE_SECONDS)
         if "error" in said:
             raise PageError(f"{method}: {said['error']['message']}")
         result: dict[str, Any] = said["result"]
@@ -134,7 +132,7 @@ class Page:
     async def until(self, script: str) -> Any:
         """The value of an expression once it is true."""
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while not (value := await self.run(script)):
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:

@@ -20,10 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.processes import Json, Processes, RedisProcess, RouterProcess, SimWorker, free_port
 from tests.raw_tcp import RawConnection, RawResponse
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS
 
 TERMINAL = {"completed", "failed", "cancelled", "rejected", "lost"}
-POLL_SECONDS = 0.02
-SETTLE_SECONDS = 5.0
 # Gauges that are 0 when no request is in flight.
 AT_REST = ("smg_http_connections_active", "smg_worker_requests_active", "trace_router_queue_depth")
 
@@ -49,7 +48,7 @@ async def post(
     *,
     request_id: str | None = None,
     headers: str = "",
-    seconds: float = 10.0,
+    seconds: float = PATIENCE_SECONDS,
 ) -> RawResponse:
     """One request over a connection of its own. Raises EOFError when the answer is cut."""
     if request_id is not None:
@@ -125,7 +124,7 @@ class Fleet:
         request_id: str,
         statuses: Iterable[str],
         router: RouterProcess | None = None,
-        seconds: float = SETTLE_SECONDS,
+        seconds: float = PATIENCE_SECONDS,
     ) -> Json:
         """The trace once it has one of these statuses. Raises TimeoutError."""
         wanted = set(statuses)
@@ -155,7 +154,7 @@ class Fleet:
         every = [record for worker in self.workers for record in await worker.requests(path)]
         return sorted(every, key=lambda record: msgspec.convert(record["arrived_at"], float))
 
-    async def settled(self, seconds: float = SETTLE_SECONDS) -> None:
+    async def settled(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Nothing in flight anywhere, every trace terminal. Raises TimeoutError, AssertionError."""
         for worker in self.workers:
             if worker.returncode is None:

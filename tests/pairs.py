@@ -18,11 +18,12 @@ from router.core.disaggregation import PdProtocol
 from router.core.worker import Worker
 from router.flag_types import PrefillUrl
 from router.policytype import PolicyType
-from tests.running import Answer, InProcessWorker, Json, Records, call, running, sim_worker, until
+from tests.running import Answer, InProcessWorker, Json, Records, call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.faults import parse_fault
 from tests.sim.pairing import Part
 from tests.sim.records import Record
+from tests.waiting import until
 from tracking.trace import Attempt, Trace
 
 PARTS: Mapping[PdProtocol, tuple[Part, Part]] = {

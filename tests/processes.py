@@ -26,9 +26,8 @@ from typing import Self, TypeVar
 import aiohttp
 import msgspec
 
-READY_SECONDS = 10.0
-STOP_SECONDS = 10.0
-POLL_SECONDS = 0.02
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS
+
 START_ATTEMPTS = 3
 # Below the kernel's ephemeral range, so that no outgoing connection takes a port we looked at.
 PORTS = range(20_000, 32_000)
@@ -61,7 +60,7 @@ def free_port() -> int:
 async def get_json(url: str, *, method: str = "GET", body: object = None) -> object:
     """The JSON at `url`. Raises aiohttp.ClientError, also for an error status."""
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS)) as session,
         session.request(method, url, json=body, raise_for_status=True) as response,
     ):
         return msgspec.json.decode(await response.read())
@@ -83,7 +82,7 @@ class Process:
     """One process. Subclasses say how it is started and when it is ready."""
 
     name = "process"
-    ready_seconds = READY_SECONDS
+    ready_seconds = PATIENCE_SECONDS
 
     def __init__(self) -> None:
         self.log_path = Path(os.devnull)
@@ -164,7 +163,7 @@ class Process:
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
 
-    async def wait(self, seconds: float = STOP_SECONDS) -> int:
+    async def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         """The exit status. Raises TimeoutError."""
         assert self._process
         async with asyncio.timeout(seconds):
@@ -176,7 +175,7 @@ class Process:
             self.signal(signal.SIGKILL)
             await self.wait()
 
-    async def stop(self, seconds: float = STOP_SECONDS) -> int | None:
+    async def stop(self, seconds: float = PATIENCE_SECONDS) -> int | None:
         """SIGTERM, and SIGKILL after `seconds`. The exit status; None if it never ran."""
         if self._process is None:
             return None
@@ -237,7 +236,7 @@ class SimWorker(Process):
     async def forget_requests(self) -> None:
         await get_json(f"{self._control_url}/requests", method="DELETE")
 
-    async def wait_free(self, seconds: float = 5.0) -> None:
+    async def wait_free(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Until nothing is in flight here. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while (await self.state())["active"]:
@@ -280,7 +279,6 @@ class RouterProcess(Process):
     """`python -m router` before `worker_urls`. It is ready when it says so at /readiness."""
 
     name = "router"
-    ready_seconds = 20.0
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-DEADLINE_SECONDS = 10.0
+from tests.waiting import PATIENCE_SECONDS
 
 
 class RawResponse:
@@ -49,7 +49,7 @@ class RawConnection:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await asyncio.get_running_loop().sock_connect(sock, (host, port))
         except OSError:
             sock.close()
@@ -91,7 +91,7 @@ class RawConnection:
         del self.received[:count]
         return taken
 
-    async def read_exactly(self, count: int, seconds: float = DEADLINE_SECONDS) -> bytes:
+    async def read_exactly(self, count: int, seconds: float = PATIENCE_SECONDS) -> bytes:
         """Raises EOFError if the other side ended before."""
         async with asyncio.timeout(seconds):
             while len(self.received) < count:
@@ -99,7 +99,7 @@ class RawConnection:
                     raise EOFError(bytes(self.received))
         return self._take(count)
 
-    async def read_until(self, end: bytes, seconds: float = DEADLINE_SECONDS) -> bytes:
+    async def read_until(self, end: bytes, seconds: float = PATIENCE_SECONDS) -> bytes:
         """Everything up to and with `end`. Raises EOFError if it never came."""
         async with asyncio.timeout(seconds):
             while (at := self.received.find(end)) < 0:
@@ -107,7 +107,7 @@ class RawConnection:
                     raise EOFError(bytes(self.received))
         return self._take(at + len(end))
 
-    async def read_to_end(self, seconds: float = DEADLINE_SECONDS) -> bytes:
+    async def read_to_end(self, seconds: float = PATIENCE_SECONDS) -> bytes:
         """Everything until the other side's FIN. Raises ConnectionResetError on RST."""
         async with asyncio.timeout(seconds):
             while await self._more():
@@ -115,7 +115,7 @@ class RawConnection:
         return self._take(len(self.received))
 
     async def read_response(
-        self, *, head_only: bool = False, seconds: float = DEADLINE_SECONDS
+        self, *, head_only: bool = False, seconds: float = PATIENCE_SECONDS
     ) -> RawResponse:
         """One answer by its own framing. Raises EOFError if it is cut short."""
         head = await self.read_until(b"\r\n\r\n", seconds)

@@ -9,7 +9,7 @@ No trace store is started unless asked for (`enable_request_tracking=True`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -20,6 +20,7 @@ from router.app import App
 from router.config import Config
 from tests.sim.call import WorkerConfig
 from tests.sim.worker import Worker
+from tests.waiting import PATIENCE_SECONDS, until
 from tracking.lifecycle import LiveTrace
 from tracking.trace import ErrorType, Status
 
@@ -99,19 +100,12 @@ async def call(
         sent["Authorization"] = f"Bearer {key}"
     data = body if isinstance(body, bytes | None) else msgspec.json.encode(body)
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS)) as session,
         session.request(
             method, f"http://127.0.0.1:{app.port}{path}", data=data, headers=sent
         ) as response,
     ):
         return Answer(response.status, response.headers, await response.read())
-
-
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Poll `condition()` until it is true. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Records:

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from tests.raw_tcp import RawConnection
+from tests.waiting import PATIENCE_SECONDS
 
 Json = dict[str, object]
 
@@ -63,7 +64,7 @@ class Tailing:
                 self.events.append(event)
                 return event
 
-    async def next(self, *names: str, seconds: float = 10.0) -> Event:
+    async def next(self, *names: str, seconds: float = PATIENCE_SECONDS) -> Event:
         """The next event that has one of these names (all: any). Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while True:
@@ -85,7 +86,7 @@ async def tailing(
     url: str, query: str = "", headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[Tailing]:
     """A tail that has begun. Raises aiohttp.ClientResponseError."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_read=20)
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=PATIENCE_SECONDS)
     async with (
         aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
         session.get(f"{url}/v1/traces/stream?{query}", raise_for_status=True) as response,

@@ -15,6 +15,7 @@ from aiohttp import ClientSession, ClientTimeout, web
 from yarl import URL
 
 from tests.programs import program
+from tests.waiting import PATIENCE_SECONDS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -134,7 +135,7 @@ async def balancing(folder: Path, *replicas: Replica) -> AsyncIterator[Balancer]
             *(program("haproxy"), "-db", "-f", str(config)), stdout=output, stderr=output
         )
     try:
-        async with ClientSession(timeout=ClientTimeout(total=10)) as client:
+        async with ClientSession(timeout=ClientTimeout(total=PATIENCE_SECONDS)) as client:
             balancer = Balancer(f"http://127.0.0.1:{port}", client)
             while True:
                 assert process.returncode is None, log.read_text()
@@ -207,9 +208,9 @@ async def test_a_client_that_leaves_before_the_first_byte_is_gone_for_the_router
     replica = Replica("a")
     async with replica.serving(), balancing(tmp_path, replica) as balancer:
         request = asyncio.create_task(balancer.get("/slow"))
-        await asyncio.wait_for(replica.asked.wait(), 5)
+        await asyncio.wait_for(replica.asked.wait(), PATIENCE_SECONDS)
         request.cancel()
-        await asyncio.wait_for(replica.left.wait(), 5)
+        await asyncio.wait_for(replica.left.wait(), PATIENCE_SECONDS)
 
 
 @pytest.mark.e2e
@@ -217,6 +218,6 @@ async def test_a_stream_passes_as_it_comes(tmp_path: Path) -> None:
     replica = Replica("a")
     async with replica.serving(), balancing(tmp_path, replica) as balancer:
         async with balancer.client.get(balancer.url + "/stream") as response:
-            assert await asyncio.wait_for(response.content.readany(), 5) == b"first"
+            assert await asyncio.wait_for(response.content.readany(), PATIENCE_SECONDS) == b"first"
             replica.left.set()
             assert await response.content.read() == b" last"

@@ -23,7 +23,6 @@ UP = "Ctrl-C ends everything."
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc for what is left"),
 ]
 

@@ -18,6 +18,7 @@ from deploy import dashboards
 from tests.fleets import body, chat_body, fleet, post
 from tests.processes import Process, Processes, answers, free_port
 from tests.programs import program
+from tests.waiting import PATIENCE_SECONDS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus"
@@ -48,7 +49,6 @@ class Prometheus(Process):
     """Scrapes `ports` each second under the shipped rules."""
 
     name = "prometheus"
-    ready_seconds = 30.0
 
     def __init__(self, directory: Path, ports: list[int]) -> None:
         super().__init__()
@@ -101,7 +101,9 @@ async def prometheus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
     ):
         ports = [router.port for router in running.routers]
         started = await processes.start(Prometheus(directory, ports))
-        async with asyncio.timeout(30):  # Prometheus takes its time to look at its targets
+        async with asyncio.timeout(
+            PATIENCE_SECONDS
+        ):  # Prometheus takes its time to look at its targets
             while not (await started.ask("query", query="count(up == 1) == 2"))["result"]:
                 await asyncio.sleep(0.2)
         for round_ in range(4):  # a rate needs two scrapes
@@ -161,7 +163,6 @@ def test_facts_of_the_whole_fleet_are_read_with_max() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_every_query_of_the_dashboards_has_an_answer(prometheus: Prometheus) -> None:
     empty = []
@@ -173,10 +174,9 @@ async def test_every_query_of_the_dashboards_has_an_answer(prometheus: Prometheu
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             groups = (await prometheus.ask("rules"))["groups"]
             rules = [rule for group in groups for rule in group["rules"]]

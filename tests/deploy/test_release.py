@@ -82,9 +82,6 @@ class Installed(RouterProcess):
         return [str(self._bin / "python"), "-P", *words]
 
 
-pytestmark = pytest.mark.timeout(120)
-
-
 @pytest.mark.slow
 def test_wheel_and_sdist_hold_all_that_is_needed_and_no_more(built: Built) -> None:
     wheel = {name for name in ZipFile(built.wheel).namelist() if ".dist-info/" not in name}

@@ -12,9 +12,10 @@ import pytest
 
 from router.app import App
 from tests.processes import Processes, RedisProcess, free_port
-from tests.running import InProcessWorker, Json, call, running, sim_worker, until
+from tests.running import InProcessWorker, Json, call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.e2e
 
@@ -203,7 +204,7 @@ async def test_an_abort_by_request_id_reaches_the_one_worker_that_has_it() -> No
         await until(lambda: busy(one, other))
         (worker,) = busy(one, other)
         assert app.tracker is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while b'"engine_request_id"' not in (
                 (await app.tracker.get(["mine-1"])).records[0] or b""
             ):
@@ -239,7 +240,7 @@ async def test_an_abort_at_any_replica_reaches_the_worker(processes: Processes) 
         (worker,) = busy(one, other)
         (record,) = worker.sim.records.list("/generate")
         assert replica.tracker is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (await replica.tracker.get(record.rids)).records[0]:
                 await asyncio.sleep(0.02)
         answer = await call(replica, "POST", "/abort_request", {"rid": record.rids[0]})

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from tests.fleets import Fleet, body, error_of, error_type, metric, post
-from tests.processes import POLL_SECONDS
 from tests.raw_tcp import RawConnection
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 FLEET = {
@@ -26,7 +26,7 @@ async def hold(running: Fleet) -> RawConnection:
 
 
 async def waiting(running: Fleet, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await metric(running.router, "trace_router_queue_depth") != count:
             await asyncio.sleep(POLL_SECONDS)
 

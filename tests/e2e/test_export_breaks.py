@@ -11,6 +11,7 @@ from tests.fleets import fleet, traces
 from tests.processes import Processes, RedisProcess, RouterProcess
 from tests.raw_tcp import RawConnection
 from tests.tracking.traces import record
+from tests.waiting import PATIENCE_SECONDS
 from tracking.store import Retention, TraceStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
@@ -26,7 +27,7 @@ async def filled(redis: RedisProcess) -> None:
 
 
 async def answering(router: RouterProcess) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
                 await traces(router)
@@ -36,7 +37,6 @@ async def answering(router: RouterProcess) -> None:
                 return
 
 
-@pytest.mark.timeout(40)
 async def test_an_export_is_whole_at_either_replica_and_cut_when_redis_dies(processes: Processes):
     async with fleet(processes, replicas=2, redis=True) as running:
         assert running.redis is not None

@@ -14,7 +14,6 @@ from tests.raw_tcp import RawConnection
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("seconds", [0.01, 0.03])
 async def test_no_request_is_lost_when_workers_close_idle_connections_all_the_time(
     processes: Processes, seconds: float

@@ -11,7 +11,8 @@ import pytest
 
 from router.decision_csv import COLUMNS
 from tests.fleets import body, fleet, post
-from tests.processes import POLL_SECONDS, Json, Processes
+from tests.processes import Json, Processes
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 COUNT = 12
@@ -38,7 +39,7 @@ async def test_the_window_holds_what_all_replicas_finished_and_what_was_before(
         for number in range(COUNT):
             await post(first, "/generate", body(), request_id=f"first-{number}")
         number, seen = 0, 0.0
-        async with asyncio.timeout(5):  # until the feed has told the other
+        async with asyncio.timeout(PATIENCE_SECONDS):  # until the feed has told the other
             while seen < min(20, COUNT + number - 1):
                 await post(second, "/generate", body(), request_id=f"second-{number}")
                 seen = numbers(await running.ended(f"second-{number}", second))[0]["window_size"]

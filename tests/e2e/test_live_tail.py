@@ -54,7 +54,6 @@ async def test_a_client_goes_on_at_another_replica_when_its_own_stops(processes:
             assert [e.data["request_id"] for e in tail.events] == ["between", "after"]
 
 
-@pytest.mark.timeout(40)
 async def test_a_reader_that_stalls_is_told_its_count_while_others_hear_all(processes: Processes):
     async with fleet(processes, workers=1, replicas=2, redis=True) as running:
         assert running.redis is not None
@@ -88,7 +87,6 @@ async def test_a_reader_that_stalls_is_told_its_count_while_others_hear_all(proc
         await store.close()
 
 
-@pytest.mark.timeout(40)
 @pytest.mark.parametrize("outage", ["killed", "stopped"])
 async def test_an_outage_of_redis_is_told_and_its_end(processes: Processes, outage: str):
     async with fleet(processes, replicas=2, redis=True) as running:

@@ -16,8 +16,9 @@ import pytest
 from tests.fleets import body, samples
 from tests.processes import Json, Processes, RouterProcess, SimWorker
 from tests.raw_tcp import RawConnection
+from tests.waiting import PATIENCE_SECONDS, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e]
 
 
 def children(pid: int) -> list[int]:
@@ -26,12 +27,6 @@ def children(pid: int) -> list[int]:
         ["pgrep", "-P", str(pid), "-f", "router.replica"], capture_output=True, text=True
     )
     return sorted(map(int, found.stdout.split()))
-
-
-async def until(condition, seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
@@ -64,13 +59,11 @@ async def test_both_serve_and_whoever_is_asked_answers_for_both(tmp_path: Path):
         assert len(children(router.pid)) == 2
         served: set[object] = set()
         traces: list[Json] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(served) < 2:
                 names = [f"{len(served)}-{number}" for number in range(20)]
                 assert set(await asyncio.gather(*(ask(router, name) for name in names))) == {200}
-                async with asyncio.timeout(5):
-                    while not await all_completed(router):
-                        await asyncio.sleep(0.02)
+                await until(lambda: all_completed(router))
                 traces = await listed(router)
                 served = {trace["router_id"] for trace in traces}
         counted = {

@@ -12,8 +12,9 @@ import pytest
 from tests.browser import browser
 from tests.fleets import Fleet, attempts, body, chat_body, error_type, post
 from tests.processes import Processes, RedisProcess, RouterProcess, SimWorker
+from tests.waiting import PATIENCE_SECONDS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 SLOW = ["--prefill-base-seconds=0.5", "--token-seconds=0.01"]
 
 
@@ -70,7 +71,7 @@ async def test_when_a_prefill_worker_dies_its_requests_go_to_another_pair(
             asyncio.create_task(post(running.router, "/generate", body(), request_id=f"r{n}"))
             for n in range(6)
         ]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(await doomed.requests("/generate")) < 3:
                 await asyncio.sleep(0.02)
         await doomed.kill()

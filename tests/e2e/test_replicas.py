@@ -12,6 +12,7 @@ import pytest
 from tests.fleets import body, error_type, fleet, post, traces
 from tests.processes import Json, Processes, RouterProcess
 from tests.raw_tcp import RawConnection
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -76,7 +77,7 @@ async def test_workers_have_the_same_names_at_every_replica(processes: Processes
 
 
 async def until_there_are(router: RouterProcess, status: str, count: int) -> list[Json]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             found = await traces(router, f"status={status}&limit=1000")
             if len(found) == count:
@@ -87,7 +88,6 @@ async def until_there_are(router: RouterProcess, status: str, count: int) -> lis
 IN_FLIGHT = 500
 
 
-@pytest.mark.timeout(60)
 async def test_requests_of_a_killed_router_are_lost_once_within_ten_seconds_and_others_go_on(
     processes: Processes,
 ):
@@ -125,7 +125,6 @@ async def test_requests_of_a_killed_router_are_lost_once_within_ten_seconds_and_
         assert (await running.trace("doomed-0", doomed))["status"] == "lost"
 
 
-@pytest.mark.timeout(60)
 async def test_a_router_that_was_only_paused_takes_its_requests_back(processes: Processes):
     async with fleet(processes, replicas=2, redis=True) as running:
         paused, other = running.routers

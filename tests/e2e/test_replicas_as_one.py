@@ -11,6 +11,7 @@ import pytest
 from tests.fleets import Fleet, body, fleet, metric, post
 from tests.processes import Json, Processes, RouterProcess, SimWorker
 from tests.raw_tcp import RawConnection
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -27,23 +28,23 @@ async def load(router: RouterProcess) -> int:
     return sum(msgspec.convert(worker["load"], int) for worker in await workers(router))
 
 
-async def becomes(ask: Callable[[], Awaitable[object]], wanted: object, seconds: float) -> None:
+async def becomes(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
     """Ask until it is so. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await ask() != wanted:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_SECONDS)
 
 
-async def all_show(running: Fleet, wanted: int, seconds: float = 5.0) -> None:
+async def all_show(running: Fleet, wanted: int) -> None:
     for router in running.routers:
         if router.returncode is None:
-            await becomes(lambda router=router: load(router), wanted, seconds)  # type: ignore[misc]
+            await becomes(lambda router=router: load(router), wanted)  # type: ignore[misc]
 
 
 async def all_know(routers: Sequence[RouterProcess], number: int) -> None:
     """Who is alone asks for others once a second."""
     for router in routers:
-        await becomes(lambda r=router: metric(r, "trace_router_replicas"), number, 5)  # type: ignore[misc]
+        await becomes(lambda r=router: metric(r, "trace_router_replicas"), number)  # type: ignore[misc]
 
 
 async def hang(router: RouterProcess, name: str) -> RawConnection:
@@ -53,33 +54,31 @@ async def hang(router: RouterProcess, name: str) -> RawConnection:
     return client
 
 
-@pytest.mark.timeout(60)
 async def test_the_load_of_a_replica_is_seen_by_all_and_goes_with_it(processes: Processes):
     async with fleet(processes, replicas=4, redis=True) as running:
         first, second, *_ = running.routers
         clients = [await hang(first, f"first-{n}") for n in range(3)]
         clients += [await hang(second, f"second-{n}") for n in range(2)]
         await all_show(running, 5)
-        assert await metric(first, "trace_router_replicas") == 4
+        await all_know(running.routers, 4)
         await first.kill()
-        await all_show(running, 2, seconds=10)  # with its lease
+        await all_show(running, 2)  # with its lease
         for client in clients:
             client.close()
         await all_show(running, 0)
         for n in range(3):
-            await running.reaches(f"first-{n}", {"lost"}, second, 15)
+            await running.reaches(f"first-{n}", {"lost"}, second)
         await processes.restart(first)
         await all_know(running.routers, 4)
 
 
-@pytest.mark.timeout(60)
 async def test_a_replica_that_hangs_makes_the_others_careful_and_then_counts_no_more(
     processes: Processes,
 ):
     async with fleet(processes, replicas=2, redis=True) as running:
         hanging, other = running.routers
         client = await hang(hanging, "held")
-        await becomes(lambda: load(other), 1, 5)
+        await becomes(lambda: load(other), 1)
         hanging.pause()
         numbers = iter(range(1000))
 
@@ -89,16 +88,15 @@ async def test_a_replica_that_hangs_makes_the_others_careful_and_then_counts_no_
             decision = msgspec.convert((await running.ended(name, other))["decision"], Json)
             return decision["quality"]
 
-        await becomes(quality, "degraded", 5)
-        await becomes(lambda: load(other), 0, 10)  # it is out of the fleet
+        await becomes(quality, "degraded")
+        await becomes(lambda: load(other), 0)  # it is out of the fleet
         assert await quality() == "exact"
         hanging.resume()
-        await becomes(lambda: load(other), 1, 10)
+        await becomes(lambda: load(other), 1)
         client.close()
-        await becomes(lambda: load(other), 0, 5)
+        await becomes(lambda: load(other), 0)
 
 
-@pytest.mark.timeout(60)
 async def test_prompts_find_their_worker_through_any_replica_also_one_that_starts_late(
     processes: Processes,
 ):
@@ -126,7 +124,6 @@ async def test_prompts_find_their_worker_through_any_replica_also_one_that_start
         await late.stop()
 
 
-@pytest.mark.timeout(60)
 async def test_workers_come_and_go_at_all_replicas_through_an_outage_of_redis(
     processes: Processes,
 ):
@@ -135,24 +132,24 @@ async def test_workers_come_and_go_at_all_replicas_through_an_outage_of_redis(
         first, second = running.routers
         added = await processes.start(SimWorker())
         await first.json("/workers", method="POST", body={"url": added.url, "priority": 3})
-        await becomes(lambda: names(second), names_of(running, added), 5)
+        await becomes(lambda: names(second), names_of(running, added))
         assert await names(first) == await names(second)
         await running.redis.kill()
         await asyncio.sleep(1.0)
         for router in running.routers:
             assert (await post(router, "/generate", body())).status == 200
         await processes.restart(running.redis)  # empty
-        await becomes(lambda: metric(second, "trace_router_store_up"), 1, 10)
+        await becomes(lambda: metric(second, "trace_router_store_up"), 1)
         late = await processes.start(
             RouterProcess([], "--drain-secs=0", redis_url=running.redis.url)
         )
         for router in (first, second, late):
-            await becomes(lambda r=router: names(r), names_of(running, added), 5)  # type: ignore[misc]
+            await becomes(lambda r=router: names(r), names_of(running, added))  # type: ignore[misc]
         (shown,) = [worker for worker in await workers(late) if worker["url"] == added.url]
         assert shown["priority"] == 3
         await late.json(f"/workers/{shown['id']}", method="DELETE")
         for router in (first, second, late):
-            await becomes(lambda r=router: names(r), names_of(running), 5)  # type: ignore[misc]
+            await becomes(lambda r=router: names(r), names_of(running))  # type: ignore[misc]
         await late.stop()
 
 

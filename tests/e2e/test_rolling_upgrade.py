@@ -12,6 +12,7 @@ from tests.e2e.previous import PreviousRouter, install
 from tests.fleets import body, traces
 from tests.processes import Json, Processes, RedisProcess, RouterProcess, SimWorker, free_port
 from tests.raw_tcp import RawConnection
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis, pytest.mark.slow]
 
@@ -79,7 +80,7 @@ async def same_everywhere(site: Site) -> None:
     known = site.sent[-900:]
     answers: list[list[Json]] = []
     for router in site.routers:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 asked = {"request_ids": known}
                 found = msgspec.convert(
@@ -105,7 +106,7 @@ async def a_running_request_is_seen_and_lost(site: Site, here: int, name: str) -
 
 
 async def until(router: RouterProcess, name: str, status: str) -> None:
-    async with asyncio.timeout(12):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             found = [one for one in await traces(router) if one["request_id"] == name]
             if found and found[0]["status"] == status:
@@ -113,7 +114,6 @@ async def until(router: RouterProcess, name: str, status: str) -> None:
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.timeout(120)
 async def test_versions_share_a_store_while_a_fleet_goes_up_and_down_again(
     processes: Processes, previous: type[RouterProcess]
 ):

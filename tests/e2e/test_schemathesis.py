@@ -22,7 +22,6 @@ TESTS = Path(__file__).parents[1]
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-@pytest.mark.timeout(120)
 async def test_whatever_is_asked_is_answered_as_documented(tmp_path: Path) -> None:
     flags = ["--api-key=secret", "--worker-startup-timeout-secs=1"]
     async with (

@@ -11,6 +11,7 @@ import pytest
 from tests.fleets import Fleet, body, error_of, error_type, fleet, traces
 from tests.processes import Processes, RouterProcess, answers
 from tests.raw_tcp import RawConnection, RawResponse
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -27,7 +28,7 @@ async def start_streams(router: RouterProcess, count: int) -> list[RawConnection
 
 async def refused(router: RouterProcess) -> None:
     """Until nobody listens on the port."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
                 (await RawConnection.connect(router.port)).close()
@@ -93,7 +94,7 @@ async def test_a_client_without_an_answer_yet_is_told_that_the_router_stops(proc
     flags = ["--shutdown-grace-period-secs=0.2"]
     async with fleet(processes, workers=1, flags=flags) as running:
         asked = asyncio.create_task(running.generate(sim="hang"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await running.received():
                 await asyncio.sleep(0.02)
         running.router.signal(signal.SIGTERM)
@@ -167,7 +168,6 @@ class Balancer:
         raise AssertionError("no replica is ready")
 
 
-@pytest.mark.timeout(60)
 async def test_a_rolling_restart_under_load_loses_no_request(processes: Processes):
     switches, flags = ["--token-seconds=0.01"], ["--drain-secs=0.7"]
     async with fleet(processes, switches=switches, flags=flags, replicas=2, redis=True) as running:

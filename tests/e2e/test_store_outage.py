@@ -11,6 +11,7 @@ import pytest
 
 from tests.fleets import Fleet, fleet, traces
 from tests.processes import Json, Processes, RouterProcess
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -54,7 +55,7 @@ async def stats(router: RouterProcess) -> Json:
 
 async def all_there(running: Fleet, router: RouterProcess, sent: list[str]) -> None:
     """Every request of the outage is in the store, completed; asked of a replica."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             ids = {"request_ids": sent[:1000]}
             found = msgspec.convert(
@@ -82,7 +83,6 @@ async def queries_are_quick_and_honest(router: RouterProcess, known: str) -> Non
             assert response.status == 200
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("outage", ["killed", "stopped"])
 async def test_requests_flow_through_an_outage_and_their_traces_are_filled_in_after(
     processes: Processes, outage: str
@@ -116,7 +116,6 @@ async def test_requests_flow_through_an_outage_and_their_traces_are_filled_in_af
         assert len(await traces(running.routers[1])) == min(1000, len(load.sent))
 
 
-@pytest.mark.timeout(60)
 async def test_a_hang_of_redis_makes_nobody_lost(processes: Processes):
     async with fleet(processes, replicas=2, redis=True) as running:
         assert running.redis is not None
@@ -128,7 +127,7 @@ async def test_a_hang_of_redis_makes_nobody_lost(processes: Processes):
         await asyncio.sleep(6)
         running.redis.resume()
         for router in running.routers:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while True:
                     try:
                         await stats(router)

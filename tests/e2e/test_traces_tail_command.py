@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from tests.fleets import Fleet
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 FLEET = {"workers": 1, "replicas": 2, "redis": True}
@@ -24,7 +25,7 @@ async def tail(running: Fleet, *words: str) -> asyncio.subprocess.Process:
         *command, "traces", "tail", *urls, *words, stdout=PIPE, stderr=PIPE
     )
     assert started.stdout is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         first = asyncio.ensure_future(started.stdout.readline())
         while not first.done():
             await running.generate()
@@ -35,7 +36,7 @@ async def tail(running: Fleet, *words: str) -> asyncio.subprocess.Process:
 
 async def lines_until(started: asyncio.subprocess.Process, request_id: str) -> None:
     assert started.stdout is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while msgspec.json.decode(await started.stdout.readline())["request_id"] != request_id:
             pass
 
@@ -46,7 +47,7 @@ async def test_it_goes_on_at_another_replica_and_ends_well_with_ctrl_c(shared: F
     await shared.generate(request_id="after")
     await lines_until(started, "after")
     started.send_signal(signal.SIGINT)
-    _, said = await asyncio.wait_for(started.communicate(), 10)
+    _, said = await asyncio.wait_for(started.communicate(), PATIENCE_SECONDS)
     assert started.returncode == 0
     assert said.decode().splitlines() == ["trace-router: connecting again: the router ended it"]
     await shared.processes.restart(shared.routers[1])
@@ -56,7 +57,7 @@ async def test_it_ends_quietly_when_nobody_reads_any_more(shared: Fleet):
     started = await tail(shared, "--status", "completed")
     assert started.stdout is not None
     started.stdout._transport.close()  # type: ignore[attr-defined]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while started.returncode is None:
             await shared.generate()
             await asyncio.sleep(0.05)

@@ -14,11 +14,11 @@ from tests.browser import Page, browser
 from tests.fleets import Fleet, body, chat_body, fleet, post
 from tests.processes import Json, Processes, RouterProcess
 from tests.raw_tcp import RawConnection
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(60),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 FLEET = {
@@ -293,7 +293,7 @@ async def test_what_is_filtered_can_be_exported(
     await page.shows("is-wanted")
     await page.click("text=Export")
     await page.click("text=NDJSON")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not (found := [*folder.glob("traces*.ndjson")]):
             await asyncio.sleep(0.05)
     lines = found[0].read_text().splitlines()

@@ -7,14 +7,15 @@ import asyncio
 import pytest
 
 from tests.fleets import Fleet, error_of, error_type, fleet, metric
-from tests.processes import POLL_SECONDS, Processes, SimWorker
+from tests.processes import Processes, SimWorker
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS
 
 pytestmark = pytest.mark.e2e
 
 
 async def until(running: Fleet, name: str, value: float, worker: SimWorker) -> None:
     """Until the gauge of this worker has this value."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await metric(running.router, name, worker=worker.url) != value:
             await asyncio.sleep(POLL_SECONDS)
 

@@ -64,7 +64,6 @@ def test_it_is_installed_as_the_guide_says() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 async def test_the_guide_leads_from_workers_to_traces(processes: Processes) -> None:
     ports: dict[str, int] = {}
     for python, minus_m, module, *flags in GUIDE.commands("workers"):

@@ -224,7 +224,6 @@ assert not logging.root.handlers, "importing sets up logging"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_every_module_can_be_imported_alone_without_a_warning_or_a_side_effect() -> None:
     def import_alone(module: str) -> str:
         run = subprocess.run(

@@ -86,7 +86,6 @@ def test_the_shell_command_is_accepted_as_it_stands() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 async def test_the_questions_are_answered_by_a_router_started_from_the_shell(
     processes: Processes, ports: dict[str, int]
 ) -> None:
@@ -115,7 +114,6 @@ async def test_the_questions_are_answered_by_a_router_started_from_the_shell(
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 async def test_a_router_is_started_from_python(processes: Processes, ports: dict[str, int]) -> None:
     router = await processes.start(AsWritten(["-c", BLOCKS["python"]], ports))
     assert "Initializing request tracker" in router.log()

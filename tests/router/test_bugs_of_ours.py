@@ -10,7 +10,8 @@ import pytest
 from router.core.usage import ResponseScanner
 from tests.fleets import body
 from tests.raw_tcp import RawConnection
-from tests.running import Records, at_rest, running, sim_worker, until
+from tests.running import Records, at_rest, running, sim_worker
+from tests.waiting import until
 
 
 async def test_a_crash_before_the_answer_is_a_500_counted_logged_and_traced_once(

@@ -6,8 +6,9 @@ import pytest
 
 from router.caches import SILENT_ANSWERS, Caches
 from router.core.worker import Worker
-from tests.running import call, running, sim_worker, until
+from tests.running import call, running, sim_worker
 from tests.sim.call import WorkerConfig
+from tests.waiting import until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
 

@@ -13,7 +13,8 @@ from router.api.record import Recorder
 from router.app import App
 from tests.fleets import body
 from tests.raw_tcp import RawConnection
-from tests.running import InProcessWorker, at_rest, running, sim_worker, until
+from tests.running import InProcessWorker, at_rest, running, sim_worker
+from tests.waiting import until
 from tracking.lifecycle import LiveTrace
 
 OURS = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"

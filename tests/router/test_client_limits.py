@@ -12,7 +12,8 @@ import pytest
 
 from router.app import App
 from tests.raw_tcp import RawConnection, RawResponse
-from tests.running import running, sim_worker, until
+from tests.running import running, sim_worker
+from tests.waiting import until
 
 GET = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
 

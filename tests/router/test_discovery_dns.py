@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from router.discovery import dns
 from router.discovery.dns import DnsSource, one_kind
 from router.discovery.source import Found
-from tests.running import running, sim_worker, until
+from tests.running import running, sim_worker
+from tests.waiting import until
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 

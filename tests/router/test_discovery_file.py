@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from router.app import App
-from tests.running import InProcessWorker, Records, call, running, sim_worker, until
+from tests.running import InProcessWorker, Records, call, running, sim_worker
 from tests.sim.call import WorkerConfig
+from tests.waiting import until
 
 LISTED = "trace_router_discovery_workers"
 ERRORS = "trace_router_discovery_errors_total"

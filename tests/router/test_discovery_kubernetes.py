@@ -17,9 +17,10 @@ from router.discovery.kubernetes import ApiServer, KubernetesSource
 from router.discovery.pods import Selected
 from router.discovery.source import Found
 from tests.kubernetes_api import KubernetesApi, pod
-from tests.running import call, running, sim_worker, until
+from tests.running import call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
+from tests.waiting import until
 
 NOWHERE = Path("/nonexistent")
 REGULAR = Selected("regular", 8000, "sglang.ai/bootstrap-port")

@@ -14,10 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.app import App
 from router.policytype import PolicyType
 from tests.processes import Processes, RedisProcess
-from tests.running import Answer, InProcessWorker, Json, Records, call, running, sim_worker, until
+from tests.running import Answer, InProcessWorker, Json, Records, call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
 from tests.sim.faults import Fault
+from tests.waiting import until
 
 PATH = "/generate"
 SLOW = EngineConfig(token_seconds=0.01)

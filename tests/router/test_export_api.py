@@ -18,6 +18,7 @@ from router.app import App
 from tests.raw_tcp import RawConnection
 from tests.running import Json, call, running, sim_worker
 from tests.tracking.traces import live, now_us
+from tests.waiting import PATIENCE_SECONDS
 from tracking.export import FORMATS
 from tracking.query import TraceQuery
 from tracking.stats_query import PLAIN, StatsQuery
@@ -206,7 +207,7 @@ async def test_a_client_that_does_not_read_stops_the_reading_of_the_store():
             await client.get("/?format=ndjson")
             await client.read_until(b"\r\n\r\n")
             before = -1
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while before != len(view.asked):
                     before = len(view.asked)
                     await asyncio.sleep(0.3)

@@ -15,9 +15,10 @@ from router.flag_types import ModelAlias
 from router.policy_file import ModelPolicy
 from router.policytype import PolicyType
 from tests.processes import Processes, RedisProcess
-from tests.running import Answer, InProcessWorker, Json, Records, call, running, sim_worker, until
+from tests.running import Answer, InProcessWorker, Json, Records, call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.faults import Fault
+from tests.waiting import until
 
 
 def serving(model: str, *also: str, adapters: Sequence[str] = ()) -> WorkerConfig:

@@ -20,9 +20,10 @@ from router.policytype import PolicyType
 from router.telemetry.export import asked_for
 from router.telemetry.spans import STEP, Sampler, SpanIds, sampler_of
 from tests.processes import free_port
-from tests.running import call, running, sim_worker, until
+from tests.running import call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.faults import Fault
+from tests.waiting import until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CLIENT = f"00-{TRACE}-{PARENT}-01"

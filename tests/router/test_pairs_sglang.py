@@ -12,9 +12,10 @@ import pytest
 from router.core.prefix_news import PrefixNews
 from router.policytype import PolicyType
 from tests.pairs import pairs
-from tests.running import call, until
+from tests.running import call
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
+from tests.waiting import until
 from tracking.trace import TraceError
 
 ASKED = {"text": "once upon a time", "sampling_params": {"max_new_tokens": 3}}

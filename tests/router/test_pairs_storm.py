@@ -10,7 +10,8 @@ import pytest
 from router.core.disaggregation import PdProtocol
 from tests.pairs import PairFleet, pairs
 from tests.raw_tcp import RawConnection
-from tests.running import at_rest, until
+from tests.running import at_rest
+from tests.waiting import until
 from tracking.lifecycle import TERMINAL
 
 REQUESTS = 150
@@ -55,7 +56,6 @@ async def ask(fleet: PairFleet, number: int, random: Random) -> None:
         client.close()
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("protocol", ["sglang", "vllm"])
 async def test_everything_that_was_held_is_given_back_and_every_trace_ends(
     protocol: PdProtocol,

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from tests.pairs import PairFleet, pairs
-from tests.running import until
 from tests.sim.call import WorkerConfig
+from tests.waiting import until
 
 CHAT = {
     "messages": [{"role": "user", "content": "once upon a time"}],

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer, unused_port
 from router.core.health import Health, HealthSettings
 from router.core.worker import Worker
 from router.upstream.prober import Prober, ProberSettings
+from tests.waiting import PATIENCE_SECONDS, until
 
 MODELS = {"object": "list", "data": [{"id": "m1", "owned_by": "sglang"}, {"id": "lora"}]}
 
@@ -86,12 +87,6 @@ async def probing(
         yield prober
     finally:
         await prober.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_after_the_first_round_a_good_worker_is_healthy_and_known() -> None:
@@ -349,7 +344,7 @@ async def test_an_endless_answer_is_cut() -> None:
     async with probing(one := worker(f"http://127.0.0.1:{server.port}"), patience=5) as prober:
         await prober.first_round(5)
         assert one.healthy
-        await asyncio.wait_for(cut.wait(), 5)
+        await asyncio.wait_for(cut.wait(), PATIENCE_SECONDS)
     await server.close()
 
 

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from router.app import App
-from tests.running import Answer, call, running, sim_worker, until
+from tests.running import Answer, call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
+from tests.waiting import until
 
 TEXT = "word " * 200
 TOKENS = 250  # four bytes each

@@ -17,7 +17,8 @@ from router.fleet import Fleet
 from router.policies import PolicyConfig, build_policy
 from router.shared import RETRY_SECONDS, Sharing
 from tests.processes import Processes, RedisProcess
-from tests.running import Answer, Json, call, running, sim_worker, until
+from tests.running import Answer, Json, call, running, sim_worker
+from tests.waiting import until
 from tracking.sharing import Heard, OtherReplica, Told, encode_requests
 from tracking.view import StoreUnavailable
 

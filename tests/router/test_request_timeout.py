@@ -13,7 +13,8 @@ from router.upstream.connection import UpstreamConnection
 from router.upstream.pool import ConnectionPool
 from tests.fleets import body
 from tests.raw_tcp import RawConnection, RawResponse
-from tests.running import Records, at_rest, running, sim_worker, until
+from tests.running import Records, at_rest, running, sim_worker
+from tests.waiting import until
 
 LIMIT_SECONDS = 0.2
 

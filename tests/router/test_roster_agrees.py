@@ -256,4 +256,4 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestFleet.settings = settings(max_examples=40, stateful_step_count=25)

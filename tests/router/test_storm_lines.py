@@ -8,9 +8,10 @@ import logging
 import pytest
 
 from router.policytype import PolicyType
-from tests.running import call, running, sim_worker, until
+from tests.running import call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.faults import Fault
+from tests.waiting import until
 
 
 async def test_a_storm_of_retries_leaves_a_line_for_each_change_and_one_for_each_request(

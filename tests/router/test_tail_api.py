@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from router.app import App
-from tests.running import call, running, sim_worker, until
+from tests.running import call, running, sim_worker
 from tests.tailing import tailing
+from tests.waiting import until
 from tracking.tail import Tail
 
 

@@ -19,9 +19,10 @@ from router.config import Config
 from router.serving import serve
 from tests.certificates import Authority
 from tests.raw_tcp import RawConnection
-from tests.running import QUICK, call, running, sim_worker, until
+from tests.running import QUICK, call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
+from tests.waiting import until
 from tracking.client import SyncTraceClient, TraceClient, Unreachable
 
 EVENTS = [b"data: %d\n\n" % i for i in range(50)] + [b"data: [DONE]\n\n"]

@@ -10,9 +10,10 @@ import pytest
 
 from router.app import App
 from tests.processes import free_port
-from tests.running import Answer, InProcessWorker, Json, call, running, sim_worker, until
+from tests.running import Answer, InProcessWorker, Json, call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
+from tests.waiting import until
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 

@@ -156,9 +156,7 @@ def shared_cluster(tmp_path_factory, programs) -> Iterator[Callable[[], Cluster]
         pytest.param("valkey", marks=pytest.mark.redis),
         pytest.param("acl", marks=pytest.mark.redis),
         # Whoever is first waits until six servers have agreed.
-        pytest.param(
-            "cluster", marks=[pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(60)]
-        ),
+        pytest.param("cluster", marks=[pytest.mark.redis, pytest.mark.slow]),
     ]
 )
 async def backend(request, shared_server, shared_cluster) -> AsyncIterator[Backend]:

@@ -22,7 +22,6 @@ from tracking.tracker import Tracker
 pytestmark = [
     pytest.mark.redis,
     pytest.mark.slow,
-    pytest.mark.timeout(90),
     # redis-py's cluster client drops the connections of a node that died without closing them.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

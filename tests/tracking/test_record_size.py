@@ -68,7 +68,7 @@ def test_long_words_of_workers_are_cut():
     assert [len(t["error"]["message"]) for t in shown(Record(one, "a/1"))["attempts"]] == [200] * 3
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 1500), st.integers(0, 600), st.integers(0, 30_000), st.integers(0, 100_000),
     st.integers(0, 3000), st.sampled_from(["x", '"', "é", "\udce9", "\x01"]),

@@ -15,6 +15,7 @@ from tests.tracking.conftest import DAY, documented_user
 from tests.tracking.servers import Node, wait_until
 from tests.tracking.traces import record
 from tests.tracking.trackers import Fleet
+from tests.waiting import PATIENCE_SECONDS
 from tracking.advice import Server, advice
 from tracking.store import TraceStore
 from tracking.view import StoreUnavailable
@@ -61,7 +62,7 @@ async def test_a_tracker_warns_at_start_and_only_of_a_server_that_was_given(own_
     await admin.config_set("maxmemory-policy", "allkeys-lru")
     fleet = Fleet(own_server.url)
     await fleet.tracker("a")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(caplog.messages) < 2:
             await asyncio.sleep(0.01)
     first, second = caplog.messages
@@ -95,7 +96,7 @@ async def test_a_user_without_info_and_config_works_and_is_told(own_server, capl
     fleet = Fleet(url)
     tracker = await fleet.tracker("a")
     assert tracker.state().state == "up"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not caplog.messages:
             await asyncio.sleep(0.01)
     assert "may not run INFO" in caplog.messages[0]

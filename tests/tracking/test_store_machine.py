@@ -231,7 +231,6 @@ def check(run: Run, backend: Callable[[], Backend], *, examples: int, steps: int
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             # Shrinking takes longer than a test may. To understand a failure, take this line away.
             phases=[Phase.reuse, Phase.generate],
             suppress_health_check=list(HealthCheck),
@@ -246,7 +245,6 @@ def run() -> Iterator[Run]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "kind",
     [

@@ -255,7 +255,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(STEP, max_size=25), st.integers(1, 60))
 def test_what_is_heard_and_what_is_dropped_is_everything_in_order(steps, cap):
     async def story() -> None:

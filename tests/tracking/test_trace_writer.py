@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tracking.traces import live
+from tests.waiting import PATIENCE_SECONDS
 from tracking.health import StoreHealth
 from tracking.lifecycle import LiveTrace
 from tracking.record import Record
@@ -76,7 +77,7 @@ class Bench:
                 await self.task
 
     async def until(self, condition) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not condition():
                 await asyncio.sleep(0.005)
 
@@ -314,7 +315,7 @@ async def test_close_writes_what_is_left(bench):
 async def test_close_ends_at_its_deadline_and_says_what_is_lost(bench, caplog):
     bench.sink.down = True
     bench.writer.put(live("k"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await bench.writer.close(0.1) == 1
     assert "1 traces could not be stored" in caplog.text
 
@@ -371,7 +372,7 @@ async def test_provisional_names_never_reach_the_store():
     await bench.end()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     steps=st.lists(
         st.one_of(

@@ -14,6 +14,7 @@ import pytest
 
 from tests.tracking.traces import live, now_us, record
 from tests.tracking.trackers import Fleet, down, has, holds, is_now, one, rows, until
+from tests.waiting import PATIENCE_SECONDS
 from tracking.health import StoreHealth
 from tracking.query import parse_query
 from tracking.replicas import Events, Replicas
@@ -254,9 +255,9 @@ async def test_a_hanging_store_never_hangs_an_answer(fleet, own_server):
     await rows(a)
     own_server.send(signal.SIGSTOP)
     a.put(live("k2"))
-    async with asyncio.timeout(3):  # promised is one second; the machine may be busy
+    async with asyncio.timeout(PATIENCE_SECONDS):  # promised is one second; the machine may be busy
         assert (await one(a, "k2"))["key"] == "k2"
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(StoreUnavailable):
             await a.stats()
 
@@ -301,7 +302,7 @@ async def test_a_start_without_the_store_goes_on_and_names_are_put_right_later(f
     await rows(a)
     own_server.send(signal.SIGSTOP)
     b = await fleet.tracker("b", start=False)
-    async with asyncio.timeout(4):  # promised are two seconds
+    async with asyncio.timeout(PATIENCE_SECONDS):  # promised are two seconds
         await b.start()
     assert await b.bind_nodes(["http://w:1"]) == ["worker-0"]
     b.put(live("early", node="worker-0"))
@@ -316,7 +317,7 @@ async def test_a_rename_at_one_replica_reaches_the_others(fleet):
     a, b = await fleet.tracker("a"), await fleet.tracker("b")
     assert await a.bind_nodes(["http://w:1"]) == ["worker-0"]
     assert await b.bind_nodes(["http://w:1"], {"http://w:1": "gpu-2"}) == ["gpu-2"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while fleet.renames != {"http://w:1": "gpu-2"}:
             await asyncio.sleep(0.02)
     assert await a.bind_nodes(["http://w:2"]) == ["worker-1"]

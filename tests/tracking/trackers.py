@@ -9,6 +9,7 @@ import time
 import msgspec
 
 from tests.tracking.traces import now_us
+from tests.waiting import PATIENCE_SECONDS
 from tracking.query import parse_query
 from tracking.tracker import Tracker, TrackerConfig
 from tracking.view import StoreUnavailable
@@ -50,7 +51,7 @@ async def one(tracker, one_id):
     return None if found is None else msgspec.json.decode(found)
 
 
-async def until(condition, seconds: float = 8.0) -> None:
+async def until(condition, seconds: float = PATIENCE_SECONDS) -> None:
     async with asyncio.timeout(seconds):
         while True:
             with contextlib.suppress(StoreUnavailable):
@@ -60,7 +61,7 @@ async def until(condition, seconds: float = 8.0) -> None:
 
 
 async def down(tracker: Tracker) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while tracker.state().state == "up":
             await asyncio.sleep(0.01)
 

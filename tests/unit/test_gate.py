@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.api.gate import Gate, Ticket
@@ -194,7 +194,6 @@ async def test_the_stricter_of_workers_room_and_limit_holds() -> None:
 STEPS = st.lists(st.sampled_from(["arrive", "leave", "cancel", "yield", "pass_time"]), max_size=60)
 
 
-@settings(deadline=None)
 @given(steps=STEPS, rate=st.sampled_from([None, 50.0]), seed=st.randoms(use_true_random=False))
 def test_cancelled_at_any_point_no_place_is_lost_and_no_wake_up_either(steps, rate, seed) -> None:
     async def story() -> None:

@@ -14,6 +14,7 @@ from tests.sim.call import WorkerConfig
 from tests.sim.engine import Engine, EngineConfig, PrefixCache, Prompt, QueueFull, decode, encode
 from tests.sim.faults import Fault, FaultBoard, FaultError, parse_fault
 from tests.sim.worker import Worker
+from tests.waiting import until
 
 LONG = "a prompt of some length, so that it fills blocks " * 10
 
@@ -46,11 +47,6 @@ class Sim:
             else:
                 await connection.send(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             return json.loads((await connection.read_response()).body)
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                await asyncio.sleep(0.005)
 
 
 Start = Callable[..., Awaitable[Sim]]
@@ -378,7 +374,7 @@ async def test_a_client_that_leaves_is_recorded_and_frees_the_engine(start: Star
     assert isinstance(state, dict)
     assert (state["active"], state["running"]) == (1, 1)
     connection.reset()
-    await sim.until(lambda: sim.worker.active == 0)
+    await until(lambda: sim.worker.active == 0)
     assert sim.worker.engine.running == 0
     (record,) = sim.worker.records.list("/generate")
     assert record.outcome == "disconnected"
@@ -389,7 +385,7 @@ async def test_abort_request_ends_the_ids_that_begin_so(start: Start):
     body = {"text": "a", "stream": True, "rid": "abc-1"}
     async with await sim.connect() as connection:
         await connection.post("/generate", json.dumps(body).encode())
-        await sim.until(lambda: sim.worker.engine.running == 1)
+        await until(lambda: sim.worker.engine.running == 1)
         await sim.post("/abort_request", {"rid": "other"})
         assert sim.worker.engine.running == 1
         await sim.post("/abort_request", {"rid": "abc"})
@@ -451,7 +447,7 @@ async def test_hang_says_nothing_and_holds_the_request(start: Start):
         with pytest.raises(TimeoutError):
             await connection.read_exactly(1, seconds=0.1)
         assert sim.worker.active == 1
-    await sim.until(lambda: sim.worker.active == 0)
+    await until(lambda: sim.worker.active == 0)
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM])
