@@ -29,7 +29,7 @@ from router.clock import Clock
 from router.core.ids import RequestIdentity, label, request_identity, uuid7, w3c_trace_id
 from router.core.paths import Forwarded, ForwardPaths
 from router.errors import BadRequest, InternalError, NotFound, RouterError
-from router.metrics import EndedRequest, Metrics
+from router.metrics import Metrics
 from router.telemetry.spans import Spans
 
 log = logging.getLogger("router.requests")
@@ -208,14 +208,5 @@ class Dispatcher:
     ) -> None:
         self._metrics.request_received(route, method)
         elapsed = self._clock.now() - arrived
-        self._metrics.request_ended(
-            EndedRequest(
-                route=route,
-                method=method,
-                duration_seconds=elapsed,
-                head_seconds=elapsed,
-                http_status=status,
-                error_code=code,
-            )
-        )
+        self._metrics.answered(route, method, status, code, elapsed)
         self._request_log.answered(identity.request_id, method, route, status, code, elapsed)

@@ -58,12 +58,12 @@ from router.errors import (
     UpstreamError,
 )
 from router.fleet import Group
-from router.metrics import EndedRequest, WorkerSeries
+from router.metrics import WorkerSeries
 from router.policies.base import Choice, NoTarget
 from router.policies.receipt import receipt
 from router.upstream.connection import AnswerHead, UpstreamConnection
 from router.upstream.pool import ConnectionPool
-from tracking.trace import Decision, Status, TraceError
+from tracking.trace import Decision, TraceError
 
 STOPPED: Final = "the router was stopped before the answer was whole"
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
@@ -479,7 +479,6 @@ class Run:
         """The one terminal status."""
         shared, exchange = self.shared, self.exchange
         now = shared.clock.now()
-        answer: AnswerFacts | None = None
         trouble = None if error is None else trace_error(error)
         http_status = None if error is None else error.status
         if exchange is not None and exchange.head is not None:
@@ -499,7 +498,15 @@ class Run:
             self.abort(exchange)
         status = terminal_status(error, trouble, tried=bool(self.tried))
         self.record.ended(status, now, http_status=http_status, error=trouble)
-        self.count(status, now, http_status, error, answer)
+        arrived = self.incoming.arrived
+        shared.metrics.request_ended(
+            self.record.live.trace,
+            self.series,
+            route=self.incoming.label,
+            error_code="" if error is None else error.code,
+            head_seconds=None if self.head_at is None else self.head_at - arrived,
+            overhead_seconds=None if self.sent_at is None else self.sent_at - arrived,
+        )
         if self.tried:
             for policy in shared.policies:
                 if policy.learns:
@@ -528,38 +535,6 @@ class Run:
         for worker in self.workers:
             if rid is not None and engine_named(worker.engine).aborts:
                 self.shared.aborter.abort(worker, rid)
-
-    def count(
-        self,
-        status: Status,
-        now: float,
-        http_status: int | None,
-        error: RouterError | None,
-        answer: AnswerFacts | None,
-    ) -> None:
-        arrived, trace = self.incoming.arrived, self.record.live.trace
-        self.shared.metrics.request_ended(
-            EndedRequest(
-                route=self.incoming.label,
-                method=self.incoming.request.method,
-                duration_seconds=now - arrived,
-                http_status=http_status,
-                error_code="" if error is None else error.code,
-                head_seconds=None if self.head_at is None else self.head_at - arrived,
-                status=status,
-                error_type=None if trace.error is None else trace.error.type,
-                model=self.facts.served_model or self.facts.model,
-                stream=self.facts.stream,
-                series=self.series,
-                queue_seconds=trace.queue_seconds,
-                overhead_seconds=None if self.sent_at is None else self.sent_at - arrived,
-                ttft_seconds=trace.ttft_seconds,
-                input_tokens=None if answer is None else answer.input_tokens,
-                output_tokens=None if answer is None else answer.output_tokens,
-                cached_tokens=None if answer is None else answer.cached_tokens,
-                predicted_cached_tokens=trace.predicted_cached_tokens,
-            )
-        )
 
 
 def give_back(

@@ -2,7 +2,6 @@
 
 from router.metrics.exposition import Exposition
 from router.metrics.record import (
-    EndedRequest,
     IndexState,
     Metrics,
     SharedState,
@@ -13,7 +12,6 @@ from router.metrics.record import (
 from router.metrics.siblings import Siblings
 
 __all__ = [
-    "EndedRequest",
     "Exposition",
     "IndexState",
     "Metrics",

@@ -24,7 +24,7 @@ from router.metrics.histogram import (
     checked_buckets,
 )
 from router.metrics.labels import UNKNOWN, ModelLabels, method_label
-from tracking.trace import Decision, DecisionQuality, ErrorType, Status
+from tracking.trace import Decision, DecisionQuality, ErrorType, Status, Trace
 from tracking.view import StoreState
 
 K = TypeVar("K")
@@ -74,37 +74,9 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     spans: Callable[[], Mapping[str, int] | None] = lambda: None
 
 
-class EndedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How a request ended. Durations are None where that point was never reached.
-
-    `route` is the name of a route, never a path as sent. `status` is the terminal status of the
-    trace, None for requests that have none (the router's own endpoints). `series` is that of the
-    last worker chosen. `head_seconds` is the time from arrival to the head of the answer,
-    `overhead_seconds` the router's own time before anything was sent to a worker.
-    """
-
-    route: str
-    method: str
-    duration_seconds: float
-    http_status: int | None
-    error_code: str = ""
-    head_seconds: float | None = None
-    status: Status | None = None
-    error_type: ErrorType | None = None
-    model: str | None = None
-    stream: bool = False
-    series: WorkerSeries | None = None
-    queue_seconds: float | None = None
-    overhead_seconds: float | None = None
-    ttft_seconds: float | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    predicted_cached_tokens: int | None = None
-
-
 class Ending(NamedTuple):
-    """One kind of ending; `model` is already a label."""
+    """One kind of ending; `route` and `model` are labels. `status` is the terminal status of the
+    trace, None for requests that have none (the router's own endpoints)."""
 
     route: str
     model: str
@@ -113,6 +85,9 @@ class Ending(NamedTuple):
     http_status: int | None
     error_code: str
     error_type: ErrorType | None
+
+
+EndingKey = tuple[str, str, bool, Status | None, int | None, str, ErrorType | None]
 
 
 class WorkerSeries:
@@ -181,21 +156,21 @@ class WorkerSeries:
         if change.what == "breaker":
             self.breaker_changes[change.before, change.after] += 1
 
-    def count(self, ended: EndedRequest) -> None:
-        """What a request that ended says of the last worker it was sent to."""
-        if ended.ttft_seconds is not None:
-            self.ttft.observe(ended.ttft_seconds)
-        if ended.input_tokens is not None:
-            self.input_tokens += ended.input_tokens
-            if ended.cached_tokens is not None:
-                self.cached_tokens += ended.cached_tokens
-                self.cache_known_tokens += ended.input_tokens
-                if ended.predicted_cached_tokens is not None:
-                    self.predicted_tokens += ended.predicted_cached_tokens
-                    error = ended.predicted_cached_tokens - ended.cached_tokens
-                    self.prediction_error_tokens += abs(error)
-        if ended.output_tokens is not None:
-            self.output_tokens += ended.output_tokens
+    def request_ended(self, route: str, trace: Trace, duration_seconds: float) -> None:
+        """A request is over whose last worker this was."""
+        self.durations[route, trace.status].observe(duration_seconds)
+        if (ttft_seconds := trace.ttft_seconds) is not None:
+            self.ttft.observe(ttft_seconds)
+        if (input_tokens := trace.input_tokens) is not None:
+            self.input_tokens += input_tokens
+            if (cached := trace.cached_tokens) is not None:
+                self.cached_tokens += cached
+                self.cache_known_tokens += input_tokens
+                if (predicted := trace.predicted_cached_tokens) is not None:
+                    self.predicted_tokens += predicted
+                    self.prediction_error_tokens += abs(predicted - cached)
+        if (output_tokens := trace.output_tokens) is not None:
+            self.output_tokens += output_tokens
 
 
 class Metrics:
@@ -290,34 +265,53 @@ class Metrics:
         if decision.regret_tokens:
             self.regrets[decision.policy] += decision.regret_tokens
 
-    def request_ended(self, ended: EndedRequest) -> None:
-        """A request is over, however it ended. Call it once for each."""
-        status = ended.status
-        route = ended.route
-        model = "" if status is None else self._models.label(ended.model)
-        kind = (
-            *(route, model, ended.stream, status),
-            *(ended.http_status, ended.error_code, ended.error_type),
-        )
+    def answered(
+        self, route: str, method: str, http_status: int, error_code: str, seconds: float
+    ) -> None:
+        """The router has answered by itself, `seconds` after the request came."""
+        self._ended((route, "", False, None, http_status, error_code, None))
+        self.heads[method_label(method), route].observe(seconds)
+
+    def request_ended(
+        self,
+        trace: Trace,
+        series: WorkerSeries | None,
+        *,
+        route: str,
+        error_code: str,
+        head_seconds: float | None,
+        overhead_seconds: float | None,
+    ) -> None:
+        """An inference request is over, however it ended. Call it once for each.
+
+        `trace` is terminal, `series` that of the last worker chosen, and `route` the name of a
+        route, never a path as sent. `head_seconds` is the time from arrival to the head of the
+        answer, `overhead_seconds` the router's own time before anything was sent to a worker; None
+        where that point was never reached.
+        """
+        status, error = trace.status, trace.error
+        model = self._models.label(trace.served_model or trace.model)
+        kind = None if error is None else error.type
+        streamed = trace.stream is True
+        self._ended((route, model, streamed, status, trace.http_status, error_code, kind))
+        if head_seconds is not None:
+            self.heads[method_label(trace.method or ""), route].observe(head_seconds)
+        if trace.queue_seconds is not None:
+            self.queue_waits[route].observe(trace.queue_seconds)
+        if overhead_seconds is not None:
+            self.overheads[route].observe(overhead_seconds)
+        duration_seconds = trace.duration_seconds or 0.0
+        if series is None:
+            self.unrouted[route, status].observe(duration_seconds)
+        else:
+            series.request_ended(route, trace, duration_seconds)
+
+    def _ended(self, kind: EndingKey) -> None:
         # A plain tuple finds an equal `Ending`, and costs a fifth of making one.
         if kind in self.ended:
             self.ended[kind] += 1  # type: ignore[index]
         else:
             self.ended[Ending(*kind)] = 1
-        if ended.head_seconds is not None:
-            self.heads[method_label(ended.method), route].observe(ended.head_seconds)
-        if status is None:
-            return
-        if ended.queue_seconds is not None:
-            self.queue_waits[route].observe(ended.queue_seconds)
-        if ended.overhead_seconds is not None:
-            self.overheads[route].observe(ended.overhead_seconds)
-        series = ended.series
-        if series is None:
-            self.unrouted[route, status].observe(ended.duration_seconds)
-        else:
-            series.durations[route, status].observe(ended.duration_seconds)
-            series.count(ended)
 
     def abort_ended(self, result: AbortResult) -> None:
         """A worker was told to abort a request, could not be, or was not for want of room."""

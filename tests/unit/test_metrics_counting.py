@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from router.core.breaker import Breaker, BreakerSettings
 from router.core.health import Health, HealthSettings
 from router.core.worker import Worker
-from router.metrics import EndedRequest, Exposition, Metrics, Sources, WorkerSeries
+from router.metrics import Exposition, Metrics, Sources, WorkerSeries
 from router.metrics.labels import MAX_UNLISTED_MODELS
-from tracking.trace import Decision, ErrorType, Status
+from tracking.trace import Decision, ErrorType, Status, Trace, TraceError
 from tracking.view import StoreState
 
 STORE = StoreState(
@@ -87,27 +87,39 @@ class Rig:
         predicted_cached_tokens: int | None = None,
         duration_seconds: float = 1.0,
     ) -> None:
+        if status is None:
+            assert http_status is not None
+            self.metrics.answered(route, "POST", http_status, error_code, duration_seconds)
+            return
+        trace = Trace(
+            request_id="r",
+            node_id="n",
+            worker_url="w:1",
+            routing_policy="p",
+            status=status,
+            timestamp="",
+            cache_hit_rate=None,
+            queue_size=0,
+            method="POST",
+            duration_seconds=duration_seconds,
+            http_status=http_status,
+            error=None if error_type is None else TraceError(message="", type=error_type),
+            model=model,
+            stream=stream,
+            queue_seconds=queue_seconds,
+            ttft_seconds=ttft_seconds,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_tokens=cached_tokens,
+            predicted_cached_tokens=predicted_cached_tokens,
+        )
         self.metrics.request_ended(
-            EndedRequest(
-                route=route,
-                method="POST",
-                duration_seconds=duration_seconds,
-                http_status=http_status,
-                error_code=error_code,
-                head_seconds=head_seconds,
-                status=status,
-                error_type=error_type,
-                model=model,
-                stream=stream,
-                series=series,
-                queue_seconds=queue_seconds,
-                overhead_seconds=overhead_seconds,
-                ttft_seconds=ttft_seconds,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                cached_tokens=cached_tokens,
-                predicted_cached_tokens=predicted_cached_tokens,
-            )
+            trace,
+            series,
+            route=route,
+            error_code=error_code,
+            head_seconds=head_seconds,
+            overhead_seconds=overhead_seconds,
         )
 
     def text(self) -> str:
