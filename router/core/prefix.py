@@ -13,7 +13,6 @@ what came before, so that short prompts are told apart well and long ones stay c
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -67,89 +66,99 @@ def landmarks(blocks: Sequence[int], limit: int) -> list[int]:
     return [blocks[end - 1] for end in (*ends, len(blocks))][:limit] if blocks else []
 
 
-# What one entry costs in CPython, measured from 200,000 to 400,000 entries: 155-185 bytes of
-# table, list node, key and holders, and the allocator rounds up.
-ENTRY_BYTES: Final = 224
+# What one entry costs in CPython, measured up to 400,000 entries: 70 to 146 bytes of table, key and
+# set of nodes, and the allocator rounds up.
+ENTRY_BYTES: Final = 160
 # Each 30 nodes more need one digit more in every entry's bit set.
 NODES_PER_DIGIT: Final = 30
 DIGIT_BYTES: Final = 4
 # Bits of forgotten nodes are cleared from all entries together, which walks the whole index.
 SWEEP_AFTER_FORGOTTEN: Final = 32
-NAMES_MEMO: Final = 256
+PLACES_MEMO: Final = 256
 
 
 class PrefixIndex:
     """Which nodes hold which prefix: block hash -> set of nodes, least recently used first out.
 
     Hard bound: at most `max_bytes`, by `ENTRY_BYTES` and the number of nodes. A node is any name
-    that all replicas agree on. Nodes are bits of an integer, so matching costs a look-up and an
-    AND per block, however many nodes hold it.
+    that all replicas agree on; nodes are bits of an integer.
 
-    An entry does not age per node: a node that once held a prefix counts as a holder for as long
-    as anybody uses that prefix, or until `forget`.
+    There are two generations. A prompt that is sent to a node is noted in the young one, with all
+    its blocks; when that is full it becomes the old one, and what was the old one is forgotten. So
+    a prefix is known for a node until as much else was noted as one generation holds, and nothing
+    has to be kept in the order of its use.
+
+    As a prompt is noted whole, no node holds a block without those before it: along a prompt the
+    set of nodes only shrinks. Where two blocks have the same holders those between need no look.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._holders: OrderedDict[int, int] = OrderedDict()
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
         self._bits: dict[str, int] = {}
         self._next_bit = 1
         self._alive = 0
         self._forgotten: list[int] = []
         self._free: list[int] = []
-        self._names: dict[int, tuple[str, ...]] = {}
         self._entry_bytes = ENTRY_BYTES
-        self._max_entries = max_bytes // ENTRY_BYTES
+        self._generation = max_bytes // ENTRY_BYTES // 2
+        # Of the nodes that were asked about last: the names, their bits, and which of a set they are.
+        self._asked: list[str] | None = None
+        self._asked_bits: list[int] = []
+        self._places: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
-        return len(self._holders)
+        """Entries of both generations; a prefix may have one in each."""
+        return len(self._young) + len(self._old)
 
     @property
     def bytes_used(self) -> int:
         """Estimated bytes, never above `max_bytes`."""
-        return len(self._holders) * self._entry_bytes
+        return len(self) * self._entry_bytes
 
     @property
     def nodes(self) -> frozenset[str]:
         return frozenset(self._bits)
 
     def insert(self, blocks: Sequence[int], node: str) -> None:
-        """`node` holds this prefix from now on; it is the most recently used one."""
+        """`node` holds these blocks from now on, and holds those before them, where this is only
+        the end of a prefix. What is larger than a generation is cut off there."""
         bit = self._bits.get(node) or self._add(node)
-        holders = self._holders
-        get, refresh = holders.get, holders.move_to_end
-        # Deepest first: a prefix must not be evicted before what continues it.
-        for block in reversed(blocks[: self._max_entries]):
-            holding = get(block)
-            if holding is None:
-                holders[block] = bit
-                continue
+        if len(blocks) > self._generation:
+            blocks = blocks[: self._generation]
+        young = self._young
+        if not blocks or young.get(blocks[-1], 0) & bit:
+            return
+        if len(young) + len(blocks) > self._generation:
+            self._old = young
+            self._young = young = {}
+        get = young.get
+        for block in blocks:
+            holding = get(block, 0)
             if not holding & bit:
-                holders[block] = holding | bit
-            refresh(block)
-        self._evict()
+                young[block] = holding | bit
+
+    def depths(self, blocks: Sequence[int], nodes: Sequence[str]) -> list[int]:
+        """How many blocks from the start each of `nodes` holds.
+
+        Cheapest where the same nodes are asked about again and again.
+        """
+        depths = [0] * len(nodes)
+        for depth, mask in self._steps(blocks):
+            places = self._places_of(mask, nodes)
+            if len(places) == len(nodes):
+                depths = [depth] * len(nodes)
+            else:
+                for place in places:
+                    depths[place] = depth
+        return depths
 
     def match(self, blocks: Sequence[int]) -> dict[str, int]:
         """How many blocks from the start each node holds; nodes that hold none are absent."""
-        get = self._holders.get
-        mask = self._alive
-        depth = 0
-        ends: list[tuple[int, int]] = []
-        for block in blocks:
-            holding = get(block, 0) & mask
-            if holding != mask:
-                if depth:
-                    ends.append((depth, mask))
-                mask = holding
-            if not mask:
-                break
-            depth += 1
-        if mask and depth:
-            ends.append((depth, mask))
-        depths: dict[str, int] = {}
-        for depth, mask in ends:  # each mask is part of the one before it
-            depths.update(dict.fromkeys(self._named(mask), depth))
-        return depths
+        nodes = [*self._bits]
+        held = zip(nodes, self.depths(blocks, nodes), strict=True)
+        return {node: depth for node, depth in held if depth}
 
     def forget(self, node: str) -> None:
         """`node` holds nothing any more: it was removed, restarted or flushed."""
@@ -157,7 +166,7 @@ class PrefixIndex:
         if bit:
             self._alive ^= bit
             self._forgotten.append(bit)
-            self._names.clear()
+            self._asked = None
             if len(self._forgotten) >= SWEEP_AFTER_FORGOTTEN:
                 self._sweep()
 
@@ -168,7 +177,7 @@ class PrefixIndex:
             self.forget(name)
             if bit:
                 self._bits[name] = bit
-        self._names.clear()
+        self._asked = None
 
     def _add(self, node: str) -> int:
         if self._free:
@@ -178,33 +187,65 @@ class PrefixIndex:
             self._next_bit <<= 1
         self._bits[node] = bit
         self._alive |= bit
-        self._names.clear()
+        self._asked = None
         digits = bit.bit_length() // NODES_PER_DIGIT
         self._entry_bytes = max(self._entry_bytes, ENTRY_BYTES + DIGIT_BYTES * digits)
-        self._max_entries = self.max_bytes // self._entry_bytes
-        self._evict()
+        self._generation = self.max_bytes // self._entry_bytes // 2
+        for holders in (self._young, self._old):
+            while len(holders) > self._generation:
+                holders.popitem()  # the last one in, which none of the others continues
         return bit
-
-    def _evict(self) -> None:
-        while len(self._holders) > self._max_entries:
-            self._holders.popitem(last=False)
 
     def _sweep(self) -> None:
         self._free += self._forgotten
         self._forgotten.clear()
-        alive = self._alive
-        self._holders = OrderedDict(
-            (block, holding & alive) for block, holding in self._holders.items() if holding & alive
-        )
+        self._young, self._old = map(self._of_living, (self._young, self._old))
 
-    def _named(self, mask: int) -> tuple[str, ...]:
-        names = self._names.get(mask)
-        if names is None:
-            if len(self._names) >= NAMES_MEMO:
-                self._names.clear()
-            names = tuple(node for node, bit in self._bits.items() if bit & mask)
-            self._names[mask] = names
-        return names
+    def _of_living(self, holders: dict[int, int]) -> dict[int, int]:
+        alive = self._alive
+        return {block: left for block, holding in holders.items() if (left := holding & alive)}
+
+    def _steps(self, blocks: Sequence[int]) -> list[tuple[int, int]]:
+        """How far the prefix is held, and by whom: fewer nodes at each step, and further."""
+        if not blocks:
+            return []
+        young, old = self._young.get, self._old.get
+        mask = (young(blocks[0], 0) | old(blocks[0], 0)) & self._alive
+        last = young(blocks[-1], 0) | old(blocks[-1], 0)
+        steps = []
+        depth = 1
+        while mask:
+            fewer = last & mask
+            if fewer == mask:
+                steps.append((len(blocks), mask))
+                break
+            low, high = depth, len(blocks) - 1  # the first block that `fewer` hold is in there
+            while low < high:
+                middle = (low + high) // 2
+                block = blocks[middle]
+                holding = (young(block, 0) | old(block, 0)) & mask
+                if holding == mask:
+                    low = middle + 1
+                else:
+                    high, fewer = middle, holding
+            steps.append((low, mask))
+            depth, mask = low + 1, fewer
+        return steps
+
+    def _places_of(self, mask: int, nodes: Sequence[str]) -> list[int]:
+        """Where in `nodes` those of a set are."""
+        if nodes != self._asked:
+            bits = self._bits
+            self._asked = [*nodes]
+            self._asked_bits = [bits.get(node, 0) for node in nodes]
+            self._places = {}
+        places = self._places.get(mask)
+        if places is None:
+            if len(self._places) >= len(nodes) + PLACES_MEMO:
+                self._places.clear()
+            places = [place for place, bit in enumerate(self._asked_bits) if bit & mask]
+            self._places[mask] = places
+        return places
 
     def __repr__(self) -> str:
         return (

@@ -135,8 +135,7 @@ def prefix_depths(
 ) -> tuple[list[int], dict[int, float]]:
     """How many blocks of the prompt each node is thought to hold; and what part of the prompt, 0..1
     in four digits, so many blocks are."""
-    held = prefixes.match(request.blocks).get
-    depths = [held(node, 0) for node in nodes]
+    depths = prefixes.depths(request.blocks, nodes)
     size = request.text_bytes
     # By depth: most candidates share few, and rounding is what costs.
     parts = {

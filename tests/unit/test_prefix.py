@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,7 +100,7 @@ def test_nodes_that_come_and_go_for_ever_leave_nothing_behind():
     assert index.nodes == {"stays"}
 
 
-def test_the_index_never_exceeds_its_bytes_and_the_least_recently_used_go_first():
+def test_what_is_in_use_stays_and_the_index_never_exceeds_its_bytes():
     index = PrefixIndex(100 * ENTRY_BYTES)
     index.insert([1, 2, 3], "a")
     for number in range(10, 500):
@@ -108,18 +110,20 @@ def test_the_index_never_exceeds_its_bytes_and_the_least_recently_used_go_first(
     assert index.match([1, 2, 3]) == {"a": 3}
     assert index.match([499]) == {"b": 1}
     assert index.match([10]) == {}
-    assert len(index) == 100
+    assert len(index) > 50
 
 
-def test_the_end_of_a_prefix_is_evicted_before_its_start():
+def test_a_node_that_was_not_sent_a_prefix_for_long_is_no_holder_though_others_use_it():
+    index = PrefixIndex(100 * ENTRY_BYTES)
+    index.insert([1, 2, 3], "a")
+    for number in range(10, 200):
+        index.insert([1, 2, 3], "b")
+        index.insert([number], "b")
+    assert index.match([1, 2, 3]) == {"b": 3}
+
+
+def test_a_prompt_larger_than_a_generation_keeps_its_start():
     index = PrefixIndex(10 * ENTRY_BYTES)
-    index.insert(list(range(8)), "a")
-    index.insert([100, 101, 102, 103], "b")
-    assert index.match(list(range(8))) == {"a": 6}
-
-
-def test_a_prompt_larger_than_the_index_keeps_its_start():
-    index = PrefixIndex(5 * ENTRY_BYTES)
     index.insert(list(range(50)), "a")
     assert index.match(list(range(50))) == {"a": 5}
 
@@ -166,7 +170,53 @@ def test_the_index_agrees_with_a_plain_model_of_prefixes(history):
         assert matched == {node: depth for node, depth in expected.items() if depth}
 
 
-def chained(path: list[int]) -> list[int]:
+PATHS = st.lists(st.integers(0, 1), min_size=1, max_size=8)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), PATHS | st.none()), max_size=60),
+    st.integers(0, 60),
+)
+def test_a_start_is_never_forgotten_before_what_continues_it_nor_what_was_used_just_now(
+    history, entries
+):
+    index = PrefixIndex(entries * ENTRY_BYTES)
+    used: dict[tuple[str, tuple[int, ...]], int] = {}
+    noted = 0  # blocks, over all of history
+    for node, path in history:
+        if path is None:
+            index.forget(node)
+            used = {key: since for key, since in used.items() if key[0] != node}
+            continue
+        index.insert(chained(path), node)
+        noted += len(path)
+        used[node, tuple(path)] = noted
+        assert index.bytes_used <= index.max_bytes
+        for (name, known), since in used.items():
+            blocks = chained(known)
+            depth = index.match(blocks).get(name, 0)
+            # Asked for one by one: it holds the first `depth` and nothing that goes on from there.
+            alone = [name in index.match([block]) for block in blocks]
+            assert alone == [place < depth for place in range(len(blocks))]
+            if noted - since + len(known) <= entries // 2:
+                assert depth == len(blocks)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), PATHS), max_size=30),
+    PATHS,
+    st.lists(st.lists(st.sampled_from("abcdx"), unique=True), min_size=1, max_size=4),
+)
+def test_any_nodes_are_told_how_far_they_hold_a_prefix_in_their_order(history, asked, orders):
+    index = PrefixIndex(MIB)
+    for node, path in history:
+        index.insert(chained(path), node)
+        for nodes in orders:
+            matched = index.match(chained(asked))
+            assert index.depths(chained(asked), nodes) == [matched.get(n, 0) for n in nodes]
+
+
+def chained(path: Sequence[int]) -> list[int]:
     return [hash(tuple(path[:n])) for n in range(1, len(path) + 1)]
 
 
