@@ -52,8 +52,9 @@ LITELLM: Final = ("litellm[proxy]",)
 # --- what a request costs -------------------------------------------------------------------------
 
 
-async def load(put: Callable[[LiveTrace], None], rate: int, seconds: float) -> int:
-    """Requests that begin evenly, and end after a while, as a router would tell of them."""
+async def load(put: Callable[[LiveTrace], None], rate: int, seconds: float, first: int = 0) -> int:
+    """Requests that begin evenly, and end after a while, as a router would tell of them: how many.
+    They are numbered from `first` on; one that the store has already would cost it next to nothing."""
     loop = asyncio.get_running_loop()
     began, count = loop.time(), 0
 
@@ -63,7 +64,7 @@ async def load(put: Callable[[LiveTrace], None], rate: int, seconds: float) -> i
 
     while (passed := loop.time() - began) < seconds:
         while count < passed * rate:
-            trace = started(count, now_us())
+            trace = started(first + count, now_us())
             put(trace)
             loop.call_later(HOLD_SECONDS, end, trace)
             count += 1
@@ -76,9 +77,8 @@ async def write_cost(server: Server, rate: int, seconds: float, held: int = 1_00
     """Two changes a request, of which each is written; `held` is the cap on records."""
     await server.empty()
     tracker = await server.tracker("bench", held)
-    await load(
-        tracker.put, rate, 1.0 + held / rate if held < rate * seconds else 1.0
-    )  # warm, and full
+    full_seconds = held / rate if held < rate * seconds else 0.0
+    warm = await load(tracker.put, rate, 1.0 + full_seconds)
     await settled(tracker)
     spare_the_collector()  # as the router does
     router_us, redis_us, idle_us, count = [], [], [], 0
@@ -88,7 +88,7 @@ async def write_cost(server: Server, rate: int, seconds: float, held: int = 1_00
         some = await load(lambda _trace: None, rate, seconds / ROUNDS)
         idle_us.append((time.process_time() - used) / some * 1e6)
         before, used = await server.cpu_us(), time.process_time()
-        some = await load(tracker.put, rate, seconds / ROUNDS)
+        some = await load(tracker.put, rate, seconds / ROUNDS, warm + count)
         await settled(tracker)
         router_us.append((time.process_time() - used) / some * 1e6)
         redis_us.append((await server.cpu_us() - before) / some)
