@@ -395,6 +395,10 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(data)
 
+    def writelines(self, parts: list[bytes]) -> None:
+        if self.transport is not None:
+            self.transport.writelines(parts)
+
     def break_off(self, *, reset: bool) -> None:
         """End the connection in the middle of an answer.
 

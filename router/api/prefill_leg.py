@@ -48,6 +48,10 @@ class Kept:
         if self._size <= self._limit:
             self._pieces.append(data)
 
+    def writelines(self, parts: list[bytes]) -> None:
+        for part in parts:
+            self.write(part)
+
     def attach(self, exchange: Exchange | None) -> None:
         """Nobody here to fall behind."""
 

@@ -35,6 +35,7 @@ from router.upstream.connection import AnswerHead, RawHeaders, UpstreamConnectio
 log = logging.getLogger("router.relay")
 
 LAST_CHUNK = b"0\r\n\r\n"
+LARGE_BYTES = 16 * 1024  # joining what is shorter costs less than telling the kernel of each part
 
 
 class ClientStream(Protocol):
@@ -44,6 +45,10 @@ class ClientStream(Protocol):
     def writing_paused(self) -> bool: ...
 
     def write(self, data: bytes) -> None: ...
+
+    def writelines(self, parts: list[bytes]) -> None:
+        """In one system call. The caller may change the list afterwards."""
+        ...
 
     def attach(self, exchange: Exchange | None) -> None:
         """From now on `exchange` hears when the client keeps up or does not."""
@@ -210,7 +215,10 @@ class Exchange:
         """Pass on what came, in one write (each is a system call), then look at it."""
         out, payload = self._out, self._unread
         if out:
-            self._client.write(out[0] if len(out) == 1 else b"".join(out))
+            if len(payload) > LARGE_BYTES:
+                self._client.writelines(out)
+            else:
+                self._client.write(out[0] if len(out) == 1 else b"".join(out))
             out.clear()
         if payload:
             self._unread = b""

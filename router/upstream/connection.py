@@ -12,6 +12,7 @@ which error a broken one is. What it does not: retries, time limits, anything ab
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Protocol, cast
 
 import httptools
@@ -20,6 +21,10 @@ import msgspec
 from router.errors import StaleConnection, UpstreamError, WorkerCut
 
 MAX_HEAD_BYTES = 256 * 1024  # uvicorn and llama.cpp send under 1 KB; beyond this it is no answer
+
+# What the kernel keeps for us of one answer: about twice that, and no read brings more. A stream that
+# always has something cannot hold up the others, and of one that nobody reads no megabytes pile up.
+RECEIVE_BYTES = 64 * 1024
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -77,12 +82,13 @@ class UpstreamConnection(asyncio.Protocol):
         "_payloads",
         "_reason",
         "_receiver",
-        "_surplus",
+        "_surplus_from",
         "_trailers",
         "_violation",
         "closed",
         "exchanges",
         "idle_since",
+        "on_body",
         "transport",
         "url",
     )
@@ -96,6 +102,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver: AnswerReceiver | None = None
         self._discard_after = False
         self._payloads: list[bytes] = []
+        # The parser calls it once a chunk: the list's own method is the cheapest there is.
+        self.on_body = self._payloads.append
         self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
@@ -105,7 +113,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = False
         self._interim = False
         self._keep_alive = False
-        self._surplus = False
+        self._surplus_from: int | None = None  # these payloads are behind the answer's end
         self._violation: str | None = None
         self._chunked = False
         self._content_length: int | None = None
@@ -163,6 +171,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
@@ -177,7 +188,7 @@ class UpstreamConnection(asyncio.Protocol):
             # llhttp also complains of bytes behind a whole answer: that answer is still good.
             if not self._complete:
                 self._violation = self._violation or str(error)
-            self._surplus = True
+            self._surplus_begins()
         if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
             self._violation = f"a head over {MAX_HEAD_BYTES} bytes"
         if self._violation is not None:
@@ -223,7 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
-            self._surplus = True
+            self._surplus_begins()
 
     def on_status(self, reason: bytes) -> None:
         self._reason += reason
@@ -246,7 +257,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._violation = "a transfer coding other than chunked"
 
     def on_headers_complete(self) -> None:
-        if self._surplus or self._receiver is None:
+        if self._surplus_from is not None or self._receiver is None:
             return
         status: int = self._parser.get_status_code()
         head = AnswerHead(
@@ -268,21 +279,25 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_complete = True
         self._receiver.head_received(head)
 
-    def on_body(self, payload: bytes) -> None:
-        if self._head_complete and not self._surplus:
-            self._payloads.append(payload)
-
     def on_message_complete(self) -> None:
         if self._interim:
             self._reset()
-        elif not self._surplus and self._head_complete:
+        elif self._surplus_from is None and self._head_complete:
             self._complete = True
             self._keep_alive = self._parser.should_keep_alive()
+
+    def _surplus_begins(self) -> None:
+        if self._surplus_from is None:
+            self._surplus_from = len(self._payloads)
 
     # -- ends ------------------------------------------------------------------------------
 
     def _relay_payloads(self) -> None:
         payloads = self._payloads
+        if self._surplus_from is not None:
+            del payloads[self._surplus_from :]
+        if not self._head_complete:
+            payloads.clear()
         if payloads and self._receiver is not None:
             payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
             payloads.clear()
@@ -294,7 +309,7 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self.transport
         self._discard_after = (
             transport is None
-            or self._surplus
+            or self._surplus_from is not None
             or not self._keep_alive
             or transport.get_write_buffer_size() > 0  # it answered without reading all we sent
         )

@@ -34,6 +34,9 @@ class Client:
     def write(self, data: bytes) -> None:
         self.sent += data
 
+    def writelines(self, parts: list[bytes]) -> None:
+        self.sent += b"".join(parts)
+
     def attach(self, exchange: Exchange | None) -> None:
         self.attached = exchange
 
