@@ -1,9 +1,11 @@
-"""Traces as Chrome's trace events, for Perfetto (ui.perfetto.dev) and chrome://tracing.
+"""Traces as Chrome's trace events, for Perfetto (ui.perfetto.dev).
 
 A process for each worker, in it the requests it served: slices for the wait in line, the attempt, and in it
 the time until the first token and the time after. Requests overlap, so the slices are nestable async events
-(`b` and `e`, paired by `cat` and `id`), which need not nest across requests. Times are microseconds since
-the epoch. Slices of one name in one process share a track. The format: "Trace Event Format", Google, 2016.
+(`b` and `e`, paired by `cat` and `id2`), which need not nest across requests. The ids are local: with a
+plain `id` Perfetto takes the slices out of their processes. Requests of one process share a track, because
+their outermost slices have one name. Times are microseconds since the epoch. The format: "Trace Event
+Format", Google, 2016. `tests/e2e/test_perfetto.py` reads it back through Perfetto's own trace processor.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class _Event(msgspec.Struct, omit_defaults=True):
     tid: int
     ts: int
     cat: str = ""
-    id: str = ""
+    id2: dict[str, str] = {}
     args: dict[str, str | int | float | None] = {}
 
 
@@ -70,7 +72,8 @@ class Perfetto:
             track = self._track(attempt.node_id, events), f"{trace.key}/{number}"
             start = unix_us(attempt.started_at)
             end = start + _us(attempt.duration_seconds or 0.0)
-            _slice(events, track, attempt.leg or f"attempt {number}", start, end, _outcome(attempt))
+            outcome = {"request_id": trace.request_id, **_outcome(attempt)}
+            _slice(events, track, attempt.leg or f"attempt {number}", start, end, outcome)
         track = self._track(trace.node_id, events), trace.key or trace.request_id
         shown = {name: getattr(trace, name) for name in _SHOWN}
         shown |= {"reason": trace.decision.reason, "error": trace.error.type}
@@ -102,7 +105,8 @@ def _last_attempt(
 ) -> None:
     """The attempt that was answered, or runs: nothing of it is later than `last`."""
     attempt = trace.attempts[-1]
-    name = "attempt" if len(trace.attempts) == 1 else f"attempt {len(trace.attempts)}"
+    tried = sum(one.leg != "prefill" for one in trace.attempts)
+    name = "attempt" if tried == 1 else f"attempt {tried}"
     events.append(_begin(track, name, start, _outcome(attempt)))
     if attempt.duration_seconds is not None:
         last = min(last, start + _us(attempt.duration_seconds))
@@ -132,11 +136,11 @@ def _outcome(attempt: Attempt) -> dict[str, str | int | float | None]:
 def _begin(
     track: tuple[int, str], name: str, ts: int, args: dict[str, str | int | float | None]
 ) -> _Event:
-    return _Event("b", name, track[0], track[0], ts, CATEGORY, track[1], args)
+    return _Event("b", name, track[0], track[0], ts, CATEGORY, {"local": track[1]}, args)
 
 
 def _end(track: tuple[int, str], name: str, ts: int) -> _Event:
-    return _Event("e", name, track[0], track[0], ts, CATEGORY, track[1])
+    return _Event("e", name, track[0], track[0], ts, CATEGORY, {"local": track[1]})
 
 
 def _slice(

@@ -172,7 +172,7 @@ def slices(events: list[Event]) -> dict[tuple[object, str], list[tuple[str, int,
     for event in sorted(events, key=lambda e: int(str(e["ts"]))):
         if event["ph"] == "M":
             continue
-        track = event["pid"], str(event["id"])
+        track = event["pid"], str(event["id2"])
         if event["ph"] == "b":
             open_.setdefault(track, []).append(event)
         else:
@@ -215,6 +215,17 @@ def test_a_retry_is_shown_at_the_worker_that_failed():
     names = {e["pid"]: msgspec.convert(e["args"], Event)["name"] for e in events if e["ph"] == "M"}
     found = {names[pid]: [one[0] for one in track] for (pid, _), track in slices(events).items()}
     assert found == {"worker-1": ["attempt 1"], "worker-0": ["queue", "attempt 2", "request"]}
+    (begun,) = (e for e in events if e["name"] == "attempt 1" and e["ph"] == "b")
+    assert begun["args"] == {"request_id": "r1", "error": "connect"}
+
+
+def test_a_pair_is_one_attempt_with_its_prefill_at_its_own_worker():
+    prefill = Attempt("prefill-0", "u", "2026-01-31T12:00:00.255Z", 0.1, 200, leg="prefill")
+    decode = Attempt("worker-0", "u", "2026-01-31T12:00:00.255Z", 1.5, 200, leg="decode")
+    one = trace(queue_seconds=0.005, duration_seconds=1.6)
+    events = events_of([body(one, TraceDetail(attempts=[prefill, decode]))])
+    found = [[name for name, *_ in track] for track in slices(events).values()]
+    assert sorted(found) == [["prefill"], ["queue", "attempt", "request"]]
 
 
 def test_an_export_of_nothing_is_still_json():
