@@ -30,6 +30,16 @@ class PrefillRates:
         self.rates: dict[str, float] = {}
         self._samples: dict[str, deque[tuple[float, float]]] = {}
         self._new: dict[str, int] = {}
+        self._asked: list[str] | None = None
+        self._answer: list[float] = []
+
+    def of(self, nodes: list[str]) -> list[float]:
+        """The rate of each: its own, else the fleet's. Cheap where nothing has changed."""
+        if nodes != self._asked:
+            known, fleet = self.rates.get, self.fleet
+            self._asked = nodes
+            self._answer = [known(node, fleet) for node in nodes]
+        return self._answer
 
     def observe(self, node: str, tokens: float, seconds: float) -> None:
         """`node` gave a first token `seconds` after it was asked, with `tokens` to compute first."""
@@ -46,12 +56,14 @@ class PrefillRates:
             self._new[node] = 0
             self.rates[node] = round(weighted_median(samples), 1)
             self.fleet = median(self.rates.values())
+            self._asked = None
 
     def forget(self, node: str) -> None:
         """The worker is another one now, or gone."""
         self.rates.pop(node, None)
         self._samples.pop(node, None)
         self._new.pop(node, None)
+        self._asked = None
 
 
 def weighted_median(samples: Iterable[tuple[float, float]]) -> float:

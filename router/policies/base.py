@@ -196,3 +196,10 @@ def any_index(values: Ranks, value: float, random: Random) -> int:
         for _ in range(int(random.random() * equals)):  # an eighth of the cost of randrange()
             index = values.index(value, index + 1)
     return index
+
+
+def two_of(count: int, random: Random) -> tuple[int, int]:
+    """Two different numbers below `count`, which is at least 2, in any order."""
+    first = int(random.random() * count)
+    second = int(random.random() * (count - 1))
+    return first, second + (second >= first)

@@ -46,6 +46,7 @@ from router.policies.base import (
     policy,
     prefix_depths,
     queued_tokens,
+    two_of,
 )
 from tracking.trace import Trace
 
@@ -76,17 +77,15 @@ class ExpectedTtftPolicy(Policy):
         depths, parts = prefix_depths(self.prefixes, request, nodes)
         left = {depth: tokens - int(part * tokens) for depth, part in parts.items()}
         uncached = [left[depth] for depth in depths]
-        known, fleet = self._rates.rates, self._rates.fleet
-        rates = [known.get(node, fleet) for node in nodes]
+        rates = self._rates.of(nodes)
         times = [
             (waiting + computing) / rate
             for waiting, computing, rate in zip(queued, uncached, rates, strict=True)
         ]
-        work = self._followers.tokens
-        scale, prior = self._followers.scale(len(nodes), fleet)
+        followers = self._followers.per_token(nodes, rates, self._rates.fleet)
         costs = [
-            time * (1 + scale * (work.get(node, 0) + prior) * computing / rate)
-            for time, node, computing, rate in zip(times, nodes, uncached, rates, strict=True)
+            time * (1 + behind * computing)
+            for time, behind, computing in zip(times, followers, uncached, strict=True)
         ]
         chosen, reason = self._pick(times, costs, in_flight)
         self._followers.chosen(
@@ -125,7 +124,7 @@ class ExpectedTtftPolicy(Policy):
         enough = least_cost * (1 + TOLERANCE)
         equals = [i for i in fit if costs[i] <= enough]
         if len(equals) > 2:
-            equals = self._random.sample(equals, 2)
+            equals = [equals[i] for i in two_of(len(equals), self._random)]
         chosen = equals[least([in_flight[i] for i in equals], self._random)]
         if imbalanced:
             return chosen, "imbalanced"

@@ -7,7 +7,7 @@ from random import Random
 
 from router.core.facts import RequestFacts
 from router.core.worker import Worker
-from router.policies.base import Choice, Column, Policy, PolicyConfig, loads, policy
+from router.policies.base import Choice, Column, Policy, PolicyConfig, loads, policy, two_of
 
 
 @policy("power_of_two")
@@ -21,7 +21,7 @@ class PowerOfTwoPolicy(Policy):
         in_flight = loads(candidates)
         if len(candidates) == 1:
             return Choice(candidates[0], "only_candidate", {"in_flight": in_flight}, in_flight)
-        first, second = self._random.sample(range(len(candidates)), 2)
+        first, second = two_of(len(candidates), self._random)
         winner = first if in_flight[first] <= in_flight[second] else second
         drawn = [0.0] * len(candidates)
         drawn[first] = drawn[second] = 1.0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.followers import PRIOR, Followers
+from router.core.followers import ANEW, PRIOR, Followers
 from router.core.followers import WINDOW as FOLLOWED
 from router.core.prefill import ENOUGH, EVERY, PRIOR_TOKENS_PER_SECOND, WINDOW, PrefillRates
 from tests.choosing import built, ended, fleet, picks, prompt, shown
@@ -164,8 +164,7 @@ def test_a_removed_worker_is_forgotten_with_its_rate() -> None:
 
 
 def per_second(followers: Followers, nodes: Sequence[str], rate: float) -> list[float]:
-    scale, prior = followers.scale(len(nodes), rate)
-    return [scale * (followers.tokens.get(node, 0) + prior) for node in nodes]
+    return [rate * share for share in followers.per_token(nodes, [rate] * len(nodes), rate)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5000)), max_size=3 * FOLLOWED))
@@ -194,6 +193,18 @@ def test_more_requests_come_to_a_worker_that_was_given_more_work_and_old_work_is
         followers.chosen(f"worker-{number % 2}", 1000, busy=1.0)
     busy, idle = per_second(followers, ["worker-0", "worker-1"], rate=1000)
     assert busy == pytest.approx(idle)
+
+
+def test_a_few_choices_later_they_are_worked_out_anew() -> None:
+    followers, nodes, rates = Followers(), ["worker-0", "worker-1"], [1000.0, 2000.0]
+    for _ in range(FOLLOWED):
+        followers.chosen("worker-0", 1000, busy=1.0)
+    before = followers.per_token(nodes, rates, 1500)
+    for _ in range(FOLLOWED // ANEW):
+        followers.chosen("worker-1", 1000, busy=1.0)
+    later = followers.per_token(nodes, rates, 1500)
+    assert later != before
+    assert later == followers.per_token(nodes, [*rates], 1500)
 
 
 # -- rates -----------------------------------------------------------------------------------------
