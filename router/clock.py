@@ -31,3 +31,8 @@ class Clock:
         """
         latest, earliest = unix_us / 1e6 - sent, unix_us / 1e6 - received
         self._offset_s = min(max(self._offset_s, earliest), latest)
+
+
+def rounded(seconds: float) -> float:
+    """Microsecond precision: more digits are noise and bytes. For what is not negative."""
+    return int(seconds * 1e6 + 0.5) / 1e6  # a third of the cost of round()

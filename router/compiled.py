@@ -35,8 +35,8 @@ HOT: Final = tuple(
     for package, names in {
         "router": "caches clock fleet member models",
         "router/api": (
-            "access connection dispatch forwarding gate inference record relay request"
-            " request_log routing watch"
+            "access connection dispatch forwarding gate inference leg record relay request"
+            " request_log routing sending watch"
         ),
         "router/core": (
             "admission answers breaker engines facts headers health ids model_names outcome paths"

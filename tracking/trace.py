@@ -38,7 +38,7 @@ ErrorType = Literal[
 ]
 DecisionQuality = Literal["exact", "degraded", "fallback"]
 
-Leg = Literal["prefill", "decode"]
+LegKind = Literal["prefill", "decode"]
 
 NO_NODE = "none"
 NO_WORKER_URL = "none:0"  # ends in a port: users' scripts read the part behind the last colon
@@ -62,7 +62,7 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     duration_seconds: float | None = None
     http_status: int | None = None
     error: TraceError | None = None
-    leg: Leg | None = None
+    leg: LegKind | None = None
     worker_origin: str | None = None
 
 

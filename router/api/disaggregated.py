@@ -19,7 +19,8 @@ import msgspec
 
 from router.api.forwarding import Forwarding, Incoming, Pairs
 from router.api.held import HeldExchange, MergingExchange
-from router.api.inference import Picked, Run
+from router.api.inference import Run
+from router.api.leg import Leg
 from router.api.prefill_leg import SILENT, PrefillLeg
 from router.api.relay import Exchange
 from router.core.disaggregation import (
@@ -90,16 +91,16 @@ class AtPrefill(Run):
         super().__init__(shared, incoming)
         self._prefill = pairs.prefill
 
-    async def read(self) -> None:
-        await super().read()
+    def understand(self, body: bytes) -> None:
+        super().understand(body)
         self.group = among(self._prefill, self.group)
 
 
 class Unsplit(Run):
     """What cannot be split between two workers, and that none of them does alone."""
 
-    async def read(self) -> None:
-        await super().read()
+    def understand(self, body: bytes) -> None:
+        super().understand(body)
         raise NotSplit(f"{self.incoming.path} is not served with --pd-disaggregation")
 
 
@@ -110,14 +111,14 @@ class PairRun(Run):
         super().__init__(shared, incoming)
         self.pairs = pairs
         self.vllm = pairs.protocol == "vllm"
-        self.leg: PrefillLeg | None = None  # of the last attempt
+        self.prefill: PrefillLeg | None = None  # of the last attempt
         self.failed: list[Worker] = []  # of both groups
         self.merges = False  # the prefill's logprobs belong into the answer
         self._prefill_body = b""  # vLLM's
 
-    async def read(self) -> None:
-        """Body, facts, and who serves the model. Raises what `Run.read` raises."""
-        await super().read()
+    def understand(self, body: bytes) -> None:
+        """Facts, and who serves the model. Raises what `Run.understand` raises."""
+        super().understand(body)
         if self.shared.models is not None:
             pairs, group = self.pairs, self.group
             self.pairs = Pairs(
@@ -149,31 +150,22 @@ class PairRun(Run):
     def choose(self) -> None:
         """Take a worker of each kind, and write down why. Raises NoWorker."""
         now = self.shared.clock.now()
-        prefill = self.pick(self.pairs.prefill, self.failed, now)
+        before = self.pick(self.pairs.prefill, self.failed, now)
         try:
-            decode = self.pick(self.pairs.decode, self.failed, now)
+            leg = self.pick(self.pairs.decode, self.failed, now)
         except NoWorker:
-            prefill.choice.worker.end(prefill.permit, None, now)
+            before.drop(now)
             raise
-        self.leg = leg = PrefillLeg(self, prefill, keep=self.merges or self.vllm)
-        worker = decode.choice.worker
-        self.worker, self.permit, self.series = worker, decode.permit, decode.series
-        self.tried.append(worker)
-        for group, side in ((self.pairs.prefill, leg.worker), (self.pairs.decode, worker)):
+        self.leg = leg
+        self.prefill = PrefillLeg(self, before, keep=self.merges or self.vllm)
+        self.tried.append(leg.worker)
+        for group, side in ((self.pairs.prefill, before), (self.pairs.decode, leg)):
             if group.policy.prefixes is not None:
-                self.shared.caches.routed(self.facts.blocks, side)
-        self.record.prefilling(leg.worker, prefill.decision, now)
-        self.record.routed(
-            worker,
-            decode.decision,
-            queue_size=decode.queue_size,
-            prefill_tokens=leg.worker.queued_tokens,
-            predicted_cached_tokens=prefill.choice.predicted_cached_tokens,
-            predicted_hit_rate=prefill.choice.predicted_hit_rate,
-            now=now,
-        )
+                self.shared.caches.routed(self.facts.blocks, side.worker)
+        self.record.prefilling(before, now)
+        self.record.routed(leg, before, now)
 
-    def pick(self, group: Group, tried: Collection[Worker], now: float) -> Picked:
+    def pick(self, group: Group, tried: Collection[Worker], now: float) -> Leg:
         """A worker that the request names is meant for the part that this worker can do."""
         facts, target = self.facts, self.facts.target_worker
         if target is not None and any(
@@ -188,55 +180,55 @@ class PairRun(Run):
         finally:
             self.facts = facts
 
-    async def attempt(self) -> Exchange:
-        """The decode worker's answer, relayed; or why it was not."""
-        leg, worker = self.leg, self.worker
-        assert leg is not None and worker is not None
+    async def attempt(self) -> None:
+        """The decode worker's answer, relayed; or why it was not: it is in `exchange` then."""
+        prefill, leg = self.prefill, self.leg
+        assert prefill is not None and leg is not None
         try:
             if self.vllm:
-                return await self._one_after_the_other(leg, worker)
-            return await self._both_at_once(leg, worker)
+                await self._one_after_the_other(prefill, leg)
+            else:
+                await self._both_at_once(prefill, leg.worker)
         except BadBody as error:
             raise BadRequest(str(error)) from None
 
-    async def _both_at_once(self, leg: PrefillLeg, worker: Worker) -> Exchange:
+    async def _both_at_once(self, prefill: PrefillLeg, worker: Worker) -> None:
         exchange = self.relaying(MergingExchange if self.merges else HeldExchange)
         self.exchange = exchange
-        body = self._meet(leg.worker)
-        leg.start(body, exchange)
-        if leg.worker.rank is not None:
-            body = with_fields(body, {PREFILL_RANK: b"%d" % leg.worker.rank})
+        body = self._meet(prefill.worker)
+        prefill.start(body, exchange)
+        if prefill.worker.rank is not None:
+            body = with_fields(body, {PREFILL_RANK: b"%d" % prefill.worker.rank})
         await self.carry(exchange, worker, body)
-        if isinstance(exchange.error, SILENT) and not leg.over:
-            exchange.error = self._whose_silence(leg, exchange, worker)
-        return exchange
+        if isinstance(exchange.error, SILENT) and not prefill.over:
+            exchange.error = self._whose_silence(prefill, exchange, worker)
 
     def _whose_silence(
-        self, leg: PrefillLeg, exchange: HeldExchange, worker: Worker
+        self, prefill: PrefillLeg, exchange: HeldExchange, worker: Worker
     ) -> RouterError:
         """Each may only have waited for the other; the one that did not even begin is to blame."""
-        silent = leg.exchange.head is None, not exchange.begun
-        leg.error = None
+        silent = prefill.exchange.head is None, not exchange.begun
+        first = prefill.worker
+        prefill.error = None
         if silent == (True, False):
-            leg.error = FirstByteTimeout(f"worker {leg.worker.url} did not do its prefill in time")
-            return leg.error
+            prefill.error = FirstByteTimeout(f"worker {first.url} did not do its prefill in time")
+            return prefill.error
         if silent == (False, True):
             return FirstByteTimeout(f"worker {worker.url} did not begin to decode in time")
-        return PairTimeout(f"workers {leg.worker.url} and {worker.url} did not go on in time")
+        return PairTimeout(f"workers {first.url} and {worker.url} did not go on in time")
 
-    async def _one_after_the_other(self, leg: PrefillLeg, worker: Worker) -> Exchange:
+    async def _one_after_the_other(self, prefill: PrefillLeg, leg: Leg) -> None:
         self.exchange = exchange = self.relaying(Exchange)
-        await leg.carry(self._prefill_body)
-        exchange.error = leg.error
-        if leg.error is None:
-            self.record.decoding(self.shared.clock.now())
-            await self.carry(exchange, worker, for_decode(self.body, leg.kept.body))
-        return exchange
+        await prefill.carry(self._prefill_body)
+        exchange.error = prefill.error
+        if prefill.error is None:
+            self.record.decoding(leg, self.shared.clock.now())
+            await self.carry(exchange, leg.worker, for_decode(self.body, prefill.kept.body))
 
-    def prefilled(self) -> None:
+    def body_began(self) -> None:
         """The answer has begun, so the input is computed."""
-        if self.leg is not None:
-            self.leg.prefilled()
+        if self.prefill is not None:
+            self.prefill.leg.prefilled()
 
     def try_again(self, failure: Failure) -> bool:
         error = failure.error
@@ -248,41 +240,43 @@ class PairRun(Run):
 
     def others_left(self, now: float) -> bool:
         """Is there another one for the part that failed?"""
-        leg = self.leg
-        if leg is not None and leg.error is not None:
-            return self.pairs.prefill.others_left(now, [*self.failed, leg.worker])
+        prefill = self.prefill
+        if prefill is not None and prefill.error is not None:
+            return self.pairs.prefill.others_left(now, [*self.failed, prefill.worker])
         return self.pairs.decode.others_left(now, [*self.failed, *self.tried[-1:]])
 
     # -- ends ------------------------------------------------------------------------------
 
     def end_attempt(self, error: RouterError | None) -> None:
         """Give back what both legs hold, and say how each went. Harmless without any."""
-        leg, exchange, worker = self.leg, self.exchange, self.worker
-        if leg is None or worker is None:
+        prefill, leg, exchange = self.prefill, self.leg, self.exchange
+        if prefill is None or leg is None or leg.over:
             return
+        worker = leg.worker
         head = None if exchange is None else exchange.head or exchange.refused
-        if error is not None and error is leg.error:
-            self.failed += [leg.worker] if error.blames_worker else [leg.worker, worker]
-            leg.end(error)
+        prefill.leg.prefilled()
+        if error is not None and error is prefill.error:
+            self.failed += [prefill.worker] if error.blames_worker else [prefill.worker, worker]
+            prefill.end(error)
             super().end_attempt(OtherLegFailed(error.message, error.outcome))
             return
         super().end_attempt(error)
         if error is None and head is not None and head.status < 400:
-            leg.leave()
+            prefill.leave()
         elif isinstance(error, NO_WORKERS):
-            leg.stop(error)
+            prefill.stop(error)
         else:
             self.failed.append(worker)
             if error is None:
                 refused = f"worker {worker.url} does not decode"
-                leg.stop(OtherLegFailed(refused, "worker_status"))
+                prefill.stop(OtherLegFailed(refused, "worker_status"))
             else:
-                leg.stop(OtherLegFailed(error.message, error.outcome))
+                prefill.stop(OtherLegFailed(error.message, error.outcome))
 
     @property
     def workers(self) -> tuple[Worker, ...]:
-        assert self.leg is not None
-        return (self.leg.worker, self.tried[-1])
+        assert self.prefill is not None
+        return (self.prefill.worker, self.tried[-1])
 
     def answer_facts(self, exchange: Exchange) -> AnswerFacts:
         """What the decode worker says, but for the cache: the prefill worker's is meant.
@@ -291,8 +285,8 @@ class PairRun(Run):
         worker told it.
         """
         facts = exchange.facts()
-        assert self.leg is not None
-        cached = self.leg.exchange.facts().cached_tokens
+        assert self.prefill is not None
+        cached = self.prefill.exchange.facts().cached_tokens
         if cached is not None or self.vllm:
             facts.cached_tokens = cached
         return facts

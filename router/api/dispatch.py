@@ -20,8 +20,8 @@ from router.api.disaggregated import run_of
 from router.api.forwarding import Forwarding, Incoming
 from router.api.guest import SERVER_NAME
 from router.api.http import error_response, method_not_allowed
-from router.api.inference import refuse
 from router.api.record import Opening
+from router.api.refusal import refused
 from router.api.request import Request
 from router.api.request_log import RequestLog
 from router.api.routing import Match, MethodNotAllowed, RouteTable, check_path, split_target
@@ -37,12 +37,6 @@ log = logging.getLogger("router.requests")
 UNKNOWN_ROUTE = "unknown"
 READING = ("GET", "HEAD")
 TRACED = ("POST", "GET", "PUT", "PATCH", "DELETE", "HEAD")
-
-
-async def refused(
-    client: ClientConnection, request: Request, error: RouterError, own: bytes
-) -> bool:
-    return refuse(client, request, error, own)
 
 
 class Dispatcher:

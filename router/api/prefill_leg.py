@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from router.api.held import HeldExchange, MergingExchange
-from router.api.inference import Picked, Run, give_back
+from router.api.inference import Run
+from router.api.leg import Leg
 from router.api.relay import ClientFacts, Exchange, Framing
-from router.core.breaker import verdict
 from router.core.disaggregation import is_transfer_trouble
 from router.core.logprobs import InputLogprobs
 from router.core.retry import parse_retry_after
@@ -16,7 +16,6 @@ from router.core.usage import ResponseScanner
 from router.errors import (
     FirstByteTimeout,
     IdleTimeout,
-    OtherLegFailed,
     PrefillAborted,
     PrefillRefused,
     RouterError,
@@ -62,34 +61,49 @@ class Kept:
 
 
 class PrefillLeg:
-    """One attempt's prefill: what is held at its worker, and how it went. `keep` the answer whole.
+    """One attempt's prefill, and how it went. `keep` the answer whole.
 
-    `error` is set once it has failed by itself. `over`: nothing is held at the worker any more.
+    `error` is set once it has failed by itself.
     """
 
-    def __init__(self, run: Run, picked: Picked, *, keep: bool) -> None:
+    def __init__(self, run: Run, leg: Leg, *, keep: bool) -> None:
         self._run = run
-        self._permit, self._series = picked.permit, picked.series
         self._retry_after: str | None = None
         self._stop: Callable[[], bool] | None = None
-        self._told = False  # the trace knows its end
-        self.worker = picked.choice.worker
+        self.leg = leg
+        self.worker = leg.worker
         self.error: RouterError | None = None
-        self.over = False
         self.kept = Kept(MOST_KEPT_BYTES if keep else MOST_OF_ERROR_BYTES)
-        cached = picked.choice.predicted_cached_tokens
-        self._queued_tokens = run.facts.input_tokens - (cached or 0)
-        self.worker.queue(self._queued_tokens)
+        leg.queue(run.facts.input_tokens)
         self.exchange = Exchange(
             self.kept,
             NOBODY,
             run.shared.settings.limits,
             ResponseScanner(run.incoming.path, run.facts.stream),
-            arrived=run.incoming.arrived,
-            now=run.shared.clock.now,
-            on_head=self._head_received,
-            on_gap=self._series.observe_gap,
+            self,
+            leg.series.observe_gap,
+            run.incoming.arrived,
+            run.shared.clock.now,
         )
+
+    @property
+    def over(self) -> bool:
+        """Nothing is held at the worker any more."""
+        return self.leg.over
+
+    # -- what its exchange tells (`Owner`) ---------------------------------------------------
+
+    def head_received(self, head: AnswerHead, framing: Framing, now: float) -> bytes:
+        self.leg.answered(head.status)
+        after = next((v for n, v in head.headers if n.lower() == b"retry-after"), None)
+        self._retry_after = None if after is None else after.decode("latin-1")
+        return b""
+
+    def body_began(self) -> None:
+        """It is the decode's that says that the input is computed."""
+
+    def known_as(self, engine_request_id: str) -> None:
+        """The decode worker's is the request's."""
 
     # -- its life ----------------------------------------------------------------------------
 
@@ -117,12 +131,6 @@ class PrefillLeg:
         self.error = self._trouble()
         self.end(self.error)
 
-    def _head_received(self, head: AnswerHead, framing: Framing) -> bytes:
-        self.worker.answered(self._permit, verdict(head.status))
-        after = next((v for n, v in head.headers if n.lower() == b"retry-after"), None)
-        self._retry_after = None if after is None else after.decode("latin-1")
-        return b""
-
     def _trouble(self) -> RouterError | None:
         head, facts = self.exchange.head, self.exchange.facts()
         if self.exchange.error is not None or head is None:
@@ -141,26 +149,11 @@ class PrefillLeg:
 
     # -- its end -----------------------------------------------------------------------------
 
-    def prefilled(self) -> None:
-        """The input is computed. Harmless when that was said before."""
-        self.worker.prefilled(self._queued_tokens)
-        self._queued_tokens = 0
-
     def end(self, error: RouterError | None) -> None:
         """Give back what is held and write down how it went. Harmless when that was done."""
-        if self.over:
-            return
-        self.over = True
-        self.prefilled()
-        now = self._run.shared.clock.now()
         # An answer is judged by its status, like any other worker's.
         judged = None if isinstance(error, PrefillRefused) else error
-        status, trouble = give_back(self.worker, self._permit, self.exchange, judged, now)
-        if not self._told:
-            self._told = True
-            duration = self._run.record.prefill_ended(now, status, trouble)
-            kind = None if trouble is None or isinstance(error, OtherLegFailed) else trouble.type
-            self._series.attempt_ended(status, kind, duration)
+        self.leg.end(self.exchange, judged, self._run.shared.clock.now())
 
     def stop(self, error: RouterError) -> None:
         """End it now: the worker is not to go on."""
@@ -173,10 +166,7 @@ class PrefillLeg:
     def leave(self) -> None:
         """The answer is whole, so the prefill is done: let its own answer end by itself, which it is
         about to do. What the trace says of it is said now."""
-        if not self.over and not self._told:
-            self._told = True
+        if not self.over:
             head = self.exchange.head
-            now = self._run.shared.clock.now()
             status = None if head is None else head.status
-            duration = self._run.record.prefill_ended(now, status, None)
-            self._series.attempt_ended(status, None, duration)
+            self.leg.tell(status, None, self._run.shared.clock.now())

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.clock import Clock
+from router.api.leg import Leg
+from router.clock import Clock, rounded
 from router.core.facts import RequestFacts, identifier
 from router.core.prefix import landmarks
 from router.core.usage import AnswerFacts
-from router.core.worker import Worker
 from router.decision_csv import DecisionCsv
 from router.telemetry.spans import SpanIds
 from tracking.lifecycle import LiveTrace
@@ -23,8 +23,7 @@ from tracking.trace import (
     NO_NODE,
     NO_WORKER_URL,
     Attempt,
-    Decision,
-    Leg,
+    LegKind,
     Status,
     Trace,
     TraceError,
@@ -51,36 +50,41 @@ class Opening(msgspec.Struct):
 
 
 class RequestRecord:
-    """One request's trace. Every method takes `now` in monotonic seconds."""
+    """One request's trace. Every method takes `now` in monotonic seconds.
+
+    `arrived`, `sent_at` (the first time to a worker) and `head_at` (of the answer that is relayed) are
+    such, too; None where that point was never reached.
+    """
 
     __slots__ = (
-        "_arrived", "_attempt", "_attempt_started", "_clock", "_csv", "_prefill",
-        "_prefill_started", "_put", "_span_ids", "_tell_spans", "live",
+        "_clock", "_csv", "_put", "_span_ids", "_tell_spans", "arrived", "head_at", "live", "sent_at",
     )  # fmt: skip
 
     def __init__(
         self, live: LiveTrace, arrived: float, clock: Clock, put: Put, csv: DecisionCsv | None
     ) -> None:
         self.live = live
-        self._arrived = arrived
+        self.arrived = arrived
+        self.sent_at: float | None = None
+        self.head_at: float | None = None
         self._clock = clock
         self._put = put
         self._csv = csv
-        self._attempt: Attempt | None = None
-        self._attempt_started = 0.0
-        self._prefill: Attempt | None = None
-        self._prefill_started = 0.0
         self._span_ids: SpanIds | None = None
         self._tell_spans: TellSpans | None = None
-        put(live)
 
     def tell_spans(self, tell: TellSpans, ids: SpanIds) -> None:
         """`tell` is told of the end."""
         self._tell_spans, self._span_ids = tell, ids
 
+    def waiting(self) -> None:
+        """It is to be seen before a worker is chosen: it must wait for its body, or in line."""
+        self._put(self.live)
+
     def understood(self, facts: RequestFacts) -> None:
         """The body has been read."""
-        trace = self.live.trace
+        live = self.live
+        trace = live.trace
         trace.model = facts.model
         trace.served_model = facts.served_model
         trace.stream = facts.stream
@@ -89,88 +93,67 @@ class RequestRecord:
         elif trace.session_id is None:
             trace.session_id = identifier(facts.routing_key)
         trace.engine_request_id = facts.engine_request_id
-        self.live.detail.prefix_hashes = [
+        live.detail.prefix_hashes = [
             f"{prefix:016x}" for prefix in landmarks(facts.blocks, PREFIX_HASH_LIMIT)
         ]
 
-    def prefilling(self, worker: Worker, decision: Decision, now: float) -> None:
+    def prefilling(self, leg: Leg, now: float) -> None:
         """A worker was chosen for the prefill alone; `routed` follows, for the decode."""
-        trace, detail = self.live.trace, self.live.detail
-        trace.prefill_node_id = worker.node_id
-        trace.prefill_worker_url = worker.url
-        detail.prefill_decision = decision
-        self._prefill_started = now
-        self._prefill = self._begin(worker, now, "prefill")
-        if self._csv is not None:
-            self._csv.decided(trace.request_id, decision, self._clock.unix_us(now))
+        live, worker = self.live, leg.worker
+        live.trace.prefill_node_id = worker.node_id
+        live.trace.prefill_worker_url = worker.url
+        live.detail.prefill_decision = leg.decision
+        self._begin(leg, now, "prefill")
 
-    def prefill_ended(self, now: float, http_status: int | None, error: TraceError | None) -> float:
-        """The prefill that `prefilling` began is over; how long it took, in seconds."""
-        duration = seconds(now - self._prefill_started)
-        attempt, self._prefill = self._prefill, None
-        if attempt is not None:
-            _end(attempt, duration, http_status, error)
-        return duration
-
-    def decoding(self, now: float) -> None:
+    def decoding(self, leg: Leg, now: float) -> None:
         """The attempt begins only now, as the prefill had to come first."""
-        self._attempt_started = now
-        if self._attempt is not None:
-            self._attempt.started_at = rfc3339(self._clock.unix_us(now))
+        leg.began = now
+        if leg.attempt is not None:
+            leg.attempt.started_at = rfc3339(self._clock.unix_us(now))
 
-    def routed(
-        self,
-        worker: Worker,
-        decision: Decision,
-        *,
-        queue_size: int,
-        prefill_tokens: int,
-        predicted_cached_tokens: int | None,
-        predicted_hit_rate: float | None,
-        now: float,
-    ) -> None:
-        """A worker was chosen, for the first or for another attempt."""
-        trace, detail = self.live.trace, self.live.detail
+    def routed(self, leg: Leg, prefill: Leg, now: float) -> None:
+        """A worker was chosen, for the first or for another attempt. `prefill` is the leg that the
+        prefill is part of: the same, but where that is another worker's."""
+        live, worker, choice = self.live, leg.worker, prefill.choice
+        trace = live.trace
         trace.node_id = worker.node_id
         trace.worker_url = worker.url
         trace.worker_origin = worker.origin
-        trace.routing_policy = decision.policy
-        trace.queue_size = queue_size
-        trace.prefill_tokens = prefill_tokens
-        trace.predicted_cached_tokens = predicted_cached_tokens
-        trace.cache_hit_rate = predicted_hit_rate
-        trace.cache_source = None if predicted_hit_rate is None else "predicted"
+        trace.routing_policy = leg.decision.policy
+        trace.queue_size = leg.queue_size
+        trace.prefill_tokens = prefill.worker.queued_tokens
+        trace.predicted_cached_tokens = choice.predicted_cached_tokens
+        trace.cache_hit_rate = choice.predicted_hit_rate
+        trace.cache_source = None if choice.predicted_hit_rate is None else "predicted"
         if trace.queue_seconds is None:
-            trace.queue_seconds = seconds(now - self._arrived)
-        detail.decision = decision
-        self._attempt_started = now
-        self._attempt = self._begin(worker, now, None if self._prefill is None else "decode")
-        self.live.move("routed")
-        self._put(self.live)
-        if self._csv is not None:
-            self._csv.decided(trace.request_id, decision, self._clock.unix_us(now))
+            trace.queue_seconds = rounded(now - self.arrived)
+        live.detail.decision = leg.decision
+        self._begin(leg, now, None if prefill is leg else "decode")
+        live.move("routed")
+        self._put(live)
 
-    def attempt_ended(self, now: float, http_status: int | None, error: TraceError | None) -> float:
-        """The attempt that `routed` began is over; how long it took, in seconds."""
-        duration = seconds(now - self._attempt_started)
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            _end(attempt, duration, http_status, error)
-        return duration
-
-    def _begin(self, worker: Worker, now: float, leg: Leg | None) -> Attempt:
-        started_at = rfc3339(self._clock.unix_us(now))
-        attempt = Attempt(
-            worker.node_id, worker.url, started_at, leg=leg, worker_origin=worker.origin
+    def _begin(self, leg: Leg, now: float, kind: LegKind | None) -> None:
+        worker = leg.worker
+        began_us = self._clock.unix_us(now)
+        leg.began = now
+        leg.attempt = Attempt(
+            worker.node_id,
+            worker.url,
+            rfc3339(began_us),
+            leg=kind,
+            worker_origin=worker.origin,
         )
-        self.live.detail.attempts.append(attempt)
-        return attempt
+        self.live.detail.attempts.append(leg.attempt)
+        if self._csv is not None:
+            self._csv.decided(self.live.trace.request_id, leg.decision, began_us)
 
-    def processing(self, http_status: int) -> None:
+    def processing(self, http_status: int, now: float) -> None:
         """An answer's head was accepted for relaying."""
-        self.live.trace.http_status = http_status
-        self.live.move("processing")
-        self._put(self.live)
+        live = self.live
+        self.head_at = now
+        live.trace.http_status = http_status
+        live.move("processing")
+        self._put(live)
 
     def known_as(self, engine_request_id: str) -> None:
         """A stream has told the engine's id: the request can be found, and aborted, by it."""
@@ -187,7 +170,7 @@ class RequestRecord:
         if answer.engine_request_id is not None:
             trace.engine_request_id = answer.engine_request_id
         if trace.stream and first_byte_at is not None:
-            trace.ttft_seconds = seconds(first_byte_at - self._arrived)
+            trace.ttft_seconds = rounded(first_byte_at - self.arrived)
         if answer.cached_tokens is not None and answer.input_tokens:
             trace.cache_hit_rate = round(min(1.0, answer.cached_tokens / answer.input_tokens), 4)
             trace.cache_source = "engine"
@@ -201,26 +184,20 @@ class RequestRecord:
         error: TraceError | None = None,
     ) -> None:
         """The one terminal status. Never awaits; called from `finally`."""
-        trace = self.live.trace
+        live = self.live
+        trace = live.trace
+        ended_us = self._clock.unix_us(now)
         if http_status is not None:
             trace.http_status = http_status
         trace.error = error
-        trace.duration_seconds = seconds(now - self._arrived)
-        trace.completion_time = rfc3339(self._clock.unix_us(now))
-        self.live.move(status)
-        self._put(self.live)
+        trace.duration_seconds = rounded(now - self.arrived)
+        trace.completion_time = rfc3339(ended_us)
+        live.move(status)
+        self._put(live)
         if self._csv is not None:
-            self._csv.ended(trace, self._clock.unix_us(now))
+            self._csv.ended(trace, ended_us)
         if self._tell_spans is not None and self._span_ids is not None:
-            self._tell_spans(self.live, self._span_ids)
-
-
-def _end(
-    attempt: Attempt, duration: float, http_status: int | None, error: TraceError | None
-) -> None:
-    attempt.duration_seconds = duration
-    attempt.http_status = http_status
-    attempt.error = error
+            self._tell_spans(live, self._span_ids)
 
 
 class Recorder:
@@ -267,8 +244,3 @@ class Recorder:
         if ids is not None and ids.sampled and self._tell_spans is not None:
             record.tell_spans(self._tell_spans, ids)
         return record
-
-
-def seconds(duration: float) -> float:
-    """Microsecond precision: more digits are noise and bytes. For what is not negative."""
-    return int(duration * 1e6 + 0.5) / 1e6  # a third of the cost of round()

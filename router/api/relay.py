@@ -16,7 +16,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -55,6 +55,20 @@ class ClientStream(Protocol):
         ...
 
 
+class Owner(Protocol):
+    """Whom an exchange tells how it goes. Times are in monotonic seconds."""
+
+    def head_received(self, head: AnswerHead, framing: Framing, now: float) -> bytes | None:
+        """The client's head, or None to refuse the answer."""
+        ...
+
+    def body_began(self) -> None: ...
+
+    def known_as(self, engine_request_id: str) -> None:
+        """Told once, soon after the engine has said it."""
+        ...
+
+
 class ClientFacts(msgspec.Struct, frozen=True):
     """What the answer's framing depends on."""
 
@@ -72,7 +86,7 @@ class Limits(msgspec.Struct, frozen=True):
     total_seconds: float | None
 
 
-class Framing(msgspec.Struct):
+class Framing(msgspec.Struct, frozen=True):
     """How the body reaches the client, decided from both heads."""
 
     chunked: bool
@@ -80,19 +94,23 @@ class Framing(msgspec.Struct):
     has_body: bool
 
 
+NO_BODY: Final = Framing(chunked=False, until_close=False, has_body=False)
+AS_IT_IS: Final = Framing(chunked=False, until_close=False, has_body=True)
+IN_CHUNKS: Final = Framing(chunked=True, until_close=False, has_body=True)
+UNTIL_CLOSE: Final = Framing(chunked=False, until_close=True, has_body=True)
+
+
 def framing(client: ClientFacts, head: AnswerHead) -> Framing:
     """A known length stays as it is; otherwise chunks, or until close for HTTP/1.0 (RFC 9112, 6)."""
-    has_body = not client.head_request and head.status not in (204, 304)
-    unknown = has_body and head.content_length is None
-    return Framing(
-        chunked=unknown and client.http11,
-        until_close=unknown and not client.http11,
-        has_body=has_body,
-    )
+    if client.head_request or head.status in (204, 304):
+        return NO_BODY
+    if head.content_length is not None:
+        return AS_IT_IS
+    return IN_CHUNKS if client.http11 else UNTIL_CLOSE
 
 
 class Exchange:
-    """See the module. `on_head` returns the client's head, or None to refuse the answer."""
+    """See the module. `on_gap(seconds, events)` hears of the time between events of a stream."""
 
     __slots__ = (
         "_client",
@@ -102,10 +120,11 @@ class Exchange:
         "_limits",
         "_now",
         "_on_gap",
-        "_on_head",
         "_out",
+        "_owner",
         "_paused",
         "_readable",
+        "_told_id",
         "_unread",
         "arrived",
         "done",
@@ -113,8 +132,6 @@ class Exchange:
         "first_byte_at",
         "head",
         "last_byte_at",
-        "on_engine_id",
-        "on_first_byte",
         "refused",
         "scanner",
         "sent_at",
@@ -127,24 +144,24 @@ class Exchange:
         facts: ClientFacts,
         limits: Limits,
         scanner: ResponseScanner,
-        *,
+        owner: Owner,
+        on_gap: Callable[[float, int], None],
         arrived: float,
         now: Callable[[], float],
-        on_head: Callable[[AnswerHead, Framing], bytes | None],
-        on_gap: Callable[[float, int], None],
     ) -> None:
         self._client = client
         self._facts = facts
         self._limits = limits
-        self._now = now
-        self._on_head = on_head
+        self._owner = owner
         self._on_gap = on_gap
+        self._now = now
         self._connection: UpstreamConnection | None = None
         self._framing: Framing | None = None
         self._paused = False
         self._readable = True
         self._out: list[bytes] = []
         self._unread = b""
+        self._told_id = False
         self.scanner = scanner
         self.arrived = arrived
         self.url = ""
@@ -154,20 +171,18 @@ class Exchange:
         self.head: AnswerHead | None = None
         self.refused: AnswerHead | None = None
         self.error: RouterError | None = None
-        self.on_engine_id: Callable[[str], None] | None = None  # told once, soon after it is known
-        self.on_first_byte: Callable[[], None] | None = None  # of the body
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(self, connection: UpstreamConnection, head: bytes, body: bytes) -> None:
         """Send the request over `connection`; also again, after a stale connection."""
-        if isinstance(self.error, StaleConnection):
+        self.sent_at = self.last_byte_at = self._now()
+        if self.done.done():
+            if not isinstance(self.error, StaleConnection):  # ended while it was being connected
+                return
             self.done = asyncio.get_running_loop().create_future()
             self.error = None
-        elif self.done.done():  # ended while the connection was being made
-            return
         self._connection = connection
         self.url = connection.url
-        self.sent_at = self.last_byte_at = self._now()
         self._client.attach(self)
         connection.send(head, body, self, bodiless=self._facts.head_request)
         if self._client.writing_paused:
@@ -187,9 +202,9 @@ class Exchange:
             self._client.write(b"\r\n".join(lines) + b"\r\n\r\n")
 
     def head_received(self, head: AnswerHead) -> None:
-        self.last_byte_at = self._now()
+        self.last_byte_at = now = self._now()
         how = framing(self._facts, head)
-        answer = self._on_head(head, how)
+        answer = self._owner.head_received(head, how, now)
         if answer is None:
             self.refused = head
             assert self._connection is not None
@@ -229,8 +244,7 @@ class Exchange:
         events = self._events(payload, now) if self._readable else 0
         if self.first_byte_at is None:
             self.first_byte_at = now
-            if self.on_first_byte is not None:
-                self.on_first_byte()
+            self._owner.body_began()
         elif events:
             self._on_gap(now - self.last_byte_at, events)
         self.last_byte_at = now
@@ -297,9 +311,9 @@ class Exchange:
 
     def check_limits(self, now: float) -> None:
         """End the exchange when one of its time limits has passed. Called a few times a second."""
-        if self.on_engine_id is not None and (known := self.scanner.engine_request_id) is not None:
-            self.on_engine_id(known)
-            self.on_engine_id = None
+        if not self._told_id and (known := self.scanner.engine_request_id) is not None:
+            self._told_id = True
+            self._owner.known_as(known)
         limits = self._limits
         error: UpstreamError | None = None
         if limits.total_seconds is not None and now - self.arrived > limits.total_seconds:

@@ -116,18 +116,24 @@ class Request:
         Raises TooLarge (before reading, where the length is announced), ExpectationFailed, and
         BadRequest for broken framing.
         """
-        expect = self.headers.get("expect")
         if not self.whole:
             length = self.content_length
             if length is not None and length > limit:
                 raise too_large(limit)
-        if expect is not None:
-            check_expectation(expect)
-            if self.http11 and not self.whole and not self.size:
-                self.client.write(CONTINUE)
+            expect = self.headers.get("expect")
+            if expect is not None:
+                check_expectation(expect)
+                if self.http11 and not self.size:
+                    self.client.write(CONTINUE)
         while not self.whole and self.broken is None and self.size <= limit:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        return self.take(limit)
+
+    def take(self, limit: int) -> bytes:
+        """The same of a body that is there, or will not come further."""
+        if "expect" in self.headers:
+            check_expectation(self.headers["expect"])
         if self.size > limit:
             raise too_large(limit)
         if self.broken is not None:

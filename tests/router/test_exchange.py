@@ -83,6 +83,7 @@ class Bench:
         on_head: Callable[[AnswerHead, Framing], bytes | None] = lambda _head, _framing: OUR_HEAD,
     ) -> None:
         self.now = 100.0
+        self.on_head = on_head
         self.client = Client()
         self.wire = Wire()
         self.gaps: list[tuple[float, int]] = []
@@ -93,11 +94,20 @@ class Bench:
             ClientFacts(http11=http11, keep_alive=True, head_request=False, accepts_trailers=False),
             limits or Limits(first_byte_seconds=5, idle_seconds=2, total_seconds=60),
             ResponseScanner("/generate", True),
-            arrived=self.now,
-            now=lambda: self.now,
-            on_head=on_head,
-            on_gap=lambda seconds, events: self.gaps.append((seconds, events)),
+            self,
+            lambda seconds, events: self.gaps.append((seconds, events)),
+            self.now,
+            lambda: self.now,
         )
+
+    def head_received(self, head: AnswerHead, framing: Framing, now: float) -> bytes | None:
+        return self.on_head(head, framing)
+
+    def body_began(self) -> None:
+        pass
+
+    def known_as(self, engine_request_id: str) -> None:
+        pass
 
     def begin(self) -> None:
         self.exchange.begin(self.connection, b"POST / HTTP/1.1\r\n\r\n", b"body")
