@@ -40,6 +40,7 @@ def available(names: Sequence[str] | None) -> dict[Target, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     rounds, seconds = (1, 1.0) if args.quick else (args.rounds, args.seconds)
+    failed = False
     try:
         build()
         targets = available(args.target)
@@ -54,14 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             for number in range(rounds):
                 for target in shown:
                     print(f"{case.name}: round {number + 1}/{rounds}: {target.name}", flush=True)
-                    results[target.name].append(measure(target, case, seconds))
+                    try:
+                        results[target.name].append(measure(target, case, seconds))
+                    except RigError as error:  # the others can still be measured
+                        print(f"{target.name} FAILED: {error}", file=sys.stderr, flush=True)
+                        failed = True
+            results = {name: found for name, found in results.items() if found}
             versions = {target.name: targets[target] for target in shown}
             path = save(case, results, versions, seconds=seconds, quick=args.quick)
             print(f"\n{table(case, results)}\n\n{goals(case, results)}\n\n{path}\n", flush=True)
     except RigError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

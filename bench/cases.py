@@ -20,9 +20,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     warmup_seconds: float = 1.5
 
     @property
-    def stagger_ms(self) -> int:
+    def stagger_seconds(self) -> float:
         """Streams begin evenly over the length of one."""
-        return self.events * self.interval_us // 1000
+        return self.events * self.interval_us / 1e6
 
 
 CASES = (

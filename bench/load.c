@@ -4,7 +4,8 @@
  *
  * The file holds requests of REQUEST_BYTES each, sent in turn. Connections begin evenly over
  * STAGGER_MS and are dealt to the ports in turn. Counted is what begins after the warm-up and ends
- * in time. Prints one JSON object; times in microseconds.
+ * in time. Prints one JSON object; times in microseconds: `gap_us` is the time between reads that
+ * brought the end of an event, within an answer.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -33,7 +34,7 @@ typedef struct {
     int state;
     uint64_t left, size_so_far, line_bytes;
     char last; /* byte of the body, to find events across reads */
-    uint64_t begin_at, sent_at, first_at;
+    uint64_t begin_at, sent_at, first_at, event_at;
     const char *out;
     size_t out_left;
 } Conn;
@@ -44,7 +45,7 @@ typedef struct {
 } Samples;
 
 static Conn *conns;
-static Samples latencies, firsts;
+static Samples latencies, firsts, gaps;
 static uint64_t counted_from, counted_to;
 static uint64_t requests, errors, reconnects, events, body_bytes;
 static char *stock;
@@ -114,7 +115,7 @@ static void flush(Conn *c) {
 static void begin(Conn *c) {
     c->state = HEAD;
     c->head_bytes = 0;
-    c->first_at = 0;
+    c->first_at = c->event_at = 0;
     c->last = 0;
     c->out = stock + (stock_next++ % stock_count) * request_bytes;
     c->out_left = request_bytes;
@@ -185,7 +186,9 @@ static void body(Conn *c, const char *data, size_t size, uint64_t now) {
     if (now >= counted_from && now < counted_to) {
         events += found;
         body_bytes += size;
+        if (found && c->event_at) sample(&gaps, now - c->event_at);
     }
+    if (found) c->event_at = now;
 }
 
 /* Reads on; returns 0 when the connection was replaced. */
@@ -315,6 +318,7 @@ int main(int argc, char **argv) {
            events / seconds);
     print_samples("latency_us", &latencies);
     print_samples("ttft_us", &firsts);
+    print_samples("gap_us", &gaps);
     printf("}\n");
     return 0;
 }

@@ -1,10 +1,10 @@
-"""Processes pinned to a core, and what they used of it."""
+"""Processes pinned to cores, and what they used of them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,12 +14,12 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Pinned:
-    """A process, and what it starts, on one core. Ended with the `with` block."""
+    """A process, and what it starts, on these cores only. Ended with the `with` block."""
 
     def __init__(
         self,
         command: Sequence[str],
-        core: int,
+        cores: Collection[int],
         log: Path,
         environment: dict[str, str] | None = None,
     ) -> None:
@@ -31,7 +31,7 @@ class Pinned:
                 stdout=out,
                 stderr=out,
                 env=os.environ | (environment or {}),
-                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
 
     def __enter__(self) -> Self:
@@ -58,12 +58,12 @@ class Pinned:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def cpu_seconds(self) -> float:
-        """User and system time of the process and its living descendants."""
-        return sum(_cpu_ticks(pid) for pid in _tree(self._process.pid)) / TICKS_PER_SECOND
+    def cpu_seconds(self) -> dict[int, float]:
+        """User and system time of the process and its living descendants, by pid."""
+        return {pid: _cpu_ticks(pid) / TICKS_PER_SECOND for pid in _tree(self._process.pid)}
 
     def memory_bytes(self) -> int:
-        """Resident memory of the same."""
+        """Resident memory of all of them."""
         return sum(_resident_pages(pid) for pid in _tree(self._process.pid)) * PAGE_BYTES
 
 

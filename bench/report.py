@@ -37,6 +37,10 @@ def _ttft_ms(m: Measurement) -> float | None:
     return m.load.ttft_us.p50 / 1000 if m.load.ttft_us else None
 
 
+def _gap_ms(m: Measurement) -> float | None:
+    return m.load.gap_us.p99 / 1000 if m.load.gap_us else None
+
+
 def _latency_ms(quantile: str) -> Read:
     def read(m: Measurement) -> float | None:
         return getattr(m.load.latency_us, quantile) / 1000 if m.load.latency_us else None
@@ -59,25 +63,37 @@ JSON_COLUMNS = (
 )
 STREAM_COLUMNS = (
     Column("events/s", lambda m: m.load.events_per_second, ratio=True),
+    Column("cpu µs/event", lambda m: m.cpu_us_per_event, ratio=True),
     Column("ttft p50 ms", _ttft_ms),
     *TAIL,
 )
 
 
 def columns(case: Case, rounds: Rounds) -> list[Column]:
+    """Of paced streams also what a target adds to what `direct` takes."""
     if not case.stream:
         return list(JSON_COLUMNS)
-    found = list(STREAM_COLUMNS)
-    direct = rounds.get("direct")
-    if case.interval_us and direct:
-        base = median(ms for m in direct if (ms := _ttft_ms(m)) is not None)
+    if not case.interval_us:
+        return list(STREAM_COLUMNS)
+    added = [_added(read, rounds) for read in (_ttft_ms, _gap_ms)]
+    return [
+        *STREAM_COLUMNS[:3],
+        Column("ttft added ms", added[0]),
+        Column("gap p99 ms", _gap_ms),
+        Column("gap p99 added ms", added[1]),
+        *TAIL,
+    ]
 
-        def added(m: Measurement) -> float | None:
-            ms = _ttft_ms(m)
-            return None if ms is None else ms - base
 
-        found.insert(2, Column("ttft added ms", added))
-    return found
+def _added(read: Read, rounds: Rounds) -> Read:
+    """What a measurement has more than the median of `direct`; None without `direct`."""
+    direct = _figures(rounds.get("direct", ()), read)
+
+    def added(m: Measurement) -> float | None:
+        value = read(m)
+        return value - median(direct) if direct and value is not None else None
+
+    return added
 
 
 def _figures(measurements: Sequence[Measurement], read: Read) -> list[float]:
@@ -112,7 +128,7 @@ def table(case: Case, rounds: Rounds) -> str:
             cell = _number(middle) + column.unit
             if len(values) > 1:
                 cell += f" ({_number(min(values))}–{_number(max(values))})"
-            reference = _figures(rounds.get(REFERENCE, []), column.read)
+            reference = _figures(rounds.get(REFERENCE, ()), column.read)
             if column.ratio and reference:
                 cell += f" {middle / median(reference):.2f}×"
             row.append(cell)
@@ -140,8 +156,8 @@ def goals(case: Case, rounds: Rounds) -> str:
     """A line for each goal that these results can tell."""
     return "\n".join(
         f"{'met   ' if verdict.met else 'MISSED'} {case.name} {verdict.goal.figure}: "
-        f"{verdict.reached:.2f} × {verdict.goal.peer}, "
-        f"{'at most' if verdict.goal.most else 'at least'} {verdict.goal.wanted:g} × wanted"
+        f"{verdict.reached:.2f} {verdict.goal.unit} {verdict.goal.peer}, "
+        f"{'at most' if verdict.goal.most else 'at least'} {verdict.goal.wanted:g} wanted"
         for verdict in verdicts(case.name, medians(case, rounds))
     )
 

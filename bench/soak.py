@@ -124,7 +124,7 @@ def soak(wanted: int) -> Soak:
         (directory / "requests").write_bytes(stock)
 
         def start(name: str, core: int, command: list[str]) -> Pinned:
-            return stack.enter_context(Pinned(command, core, directory / f"{name}.log"))
+            return stack.enter_context(Pinned(command, (core,), directory / f"{name}.log"))
 
         worker_ports = tuple(free_port() for _ in range(WORKERS))
         for port in worker_ports:

@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         socket = directory / "socket"
         command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--hz", "100",
                    "--dir", folder]  # fmt: skip
-        redis = stack.enter_context(Pinned(command, LOAD_CORE, directory / "log"))
+        redis = stack.enter_context(Pinned(command, (LOAD_CORE,), directory / "log"))
         wait(redis, socket.exists)
         os.sched_setaffinity(0, {TARGET_CORE})
         results = uvloop.run(_on(f"unix://{socket}", args))

@@ -53,8 +53,10 @@ DRAWN: Final = (
     ("req/s", "requests a second on one core", True),
     ("events/s", "events a second on one core", True),
     ("cpu µs/req", "µs of CPU a request", False),
+    ("cpu µs/event", "µs of CPU an event", False),
     ("ttft p50 ms", "ms to the first token, p50", False),
     ("ttft added ms", "ms added to the first token, p50", False),
+    ("gap p99 added ms", "ms added between two events, p99", False),
     ("MB", "MB resident", False),
 )
 COLUMNS: Final = {"req/s": "requests_per_second", "events/s": "events_per_second"}
@@ -179,8 +181,8 @@ def _goals(cases: Mapping[str, Medians]) -> str:
             mark = '<td class="met">met</td>' if verdict.met else '<td class="missed">missed</td>'
             rows.append(
                 f"<tr><td>{escape(case)}</td><td>{escape(goal.figure)}</td><td>{escape(goal.peer)}</td>"
-                f'<td class="n">{sign} {goal.wanted:g} ×</td>'
-                f'<td class="n">{number(verdict.reached)} ×</td>{mark}</tr>'
+                f'<td class="n">{sign} {goal.wanted:g} {escape(goal.unit)}</td>'
+                f'<td class="n">{number(verdict.reached)} {escape(goal.unit)}</td>{mark}</tr>'
             )
     unmeasured = sorted({case for goal in GOALS for case in goal.cases} - set(cases))
     also = (

@@ -114,6 +114,13 @@ def _router(
     return command
 
 
+def ours(*flags: str) -> Target:
+    """The router as in our image, with these flags."""
+    name = " ".join(("router", *flags))
+    command = _router(*flags, redis=True)
+    return Target(name=name, prepare=_prepare_compiled, command=command, redis=True)
+
+
 def _prepare_sglang_router() -> str:
     install("sglang-router", "sglang-router==0.3.2")
     return "0.3.2"
@@ -239,7 +246,7 @@ def _nginx(place: Place) -> list[str]:
 
 TARGETS = (
     Target(name="direct", prepare=lambda: ""),
-    Target(name="router", prepare=_prepare_compiled, command=_router(redis=True), redis=True),
+    ours(),
     Target(
         name="router-untraced",
         prepare=_prepare_compiled,

@@ -220,8 +220,10 @@ class Exchange:
 
     def body_received(self, payload: bytes) -> None:
         assert self._framing is not None
-        if self._framing.chunked:
+        if self._framing.chunked and len(payload) > LARGE_BYTES:
             self._out += (b"%x\r\n" % len(payload), payload, b"\r\n")
+        elif self._framing.chunked:
+            self._out.append(b"%x\r\n%b\r\n" % (len(payload), payload))
         else:
             self._out.append(payload)
         self._unread = payload

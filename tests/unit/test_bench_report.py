@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import io
 
+import msgspec
 import pytest
 
 from bench.cases import CASES, REQUEST_VARIANTS, Case, requests
+from bench.goals import verdicts
 from bench.measure import Load, Measurement, Quantiles
 from bench.report import table
 
@@ -55,3 +57,20 @@ def test_added_time_to_first_token_is_what_direct_does_not_take():
         "router": [measurement(1.0, ttft_us=43_000)],
     }
     assert " 41.0 " in rows(CASE["sse-10k"], rounds)["router"]
+
+
+def test_added_gap_is_the_tail_that_direct_does_not_have():
+    def gap(p99: int) -> Measurement:
+        found = measurement(1.0, ttft_us=1_000)
+        quantiles = Quantiles(10_000, 10_000, p99, p99)
+        return msgspec.structs.replace(
+            found, load=msgspec.structs.replace(found.load, gap_us=quantiles)
+        )
+
+    table_rows = rows(CASE["sse-30k"], {"direct": [gap(11_000)], "router": [gap(13_500)]})
+    assert " 2.50 " in table_rows["router"]
+
+
+def test_a_goal_in_milliseconds_is_a_difference():
+    medians = {"router": {"ttft added ms": 0.5}, "nginx": {"ttft added ms": 0.3}}
+    assert [round(verdict.reached, 6) for verdict in verdicts("sse-10k", medians)] == [0.2]
