@@ -52,8 +52,11 @@ lint: install ## style, banned calls, formatting
 types: install ## mypy, strict
 	$(BIN)/mypy
 
+# Tests wait more than they compute. A file's tests stay together: they share processes.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 test: lint types demo-parts ## everything: lint, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: lint types ## the quick part of `test`: without several processes
 	$(BIN)/python -m pytest -m 'not e2e and not slow'
@@ -77,7 +80,7 @@ compiled: install ## the hot path compiled by Cython, in a copy of the tree, and
 	rm -rf $(COMPILED) && mkdir $(COMPILED)
 	cp -r pyproject.toml router tracking tests bench deploy docs $(COMPILED)
 	$(BIN)/python -m router.compiled $(COMPILED)
-	cd $(COMPILED) && PYTHONPATH=. ../bin/python -m pytest tests/unit tests/router \
+	cd $(COMPILED) && PYTHONPATH=. ../bin/python -m pytest $(PARALLEL) tests/unit tests/router \
 		tests/tracking/test_trace_writer.py tests/e2e/test_streams.py
 
 bench: install ## benchmarks; see bench/README.md

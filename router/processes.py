@@ -164,10 +164,11 @@ class Supervisor:
             status = await process.wait()
             writer.close()
             del self._running[order.number]
+            could_not_start = status > 0 and not served  # else a signal has ended it
             if self._stop.is_set():
-                self._failed = self._failed or (status != 0 and not served)
+                self._failed = self._failed or could_not_start
                 return
-            if not served:
+            if could_not_start:
                 log.error("process %d could not start: all are stopped", order.number)
                 self._failed = True
                 self._signalled()

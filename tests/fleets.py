@@ -154,6 +154,12 @@ class Fleet:
         every = [record for worker in self.workers for record in await worker.requests(path)]
         return sorted(every, key=lambda record: msgspec.convert(record["arrived_at"], float))
 
+    async def start_over(self) -> None:
+        """Kill workers and routers, and start them again."""
+        for process in (*self.workers, *self.routers):
+            await process.kill()
+            await self.processes.restart(process)
+
     async def settled(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Nothing in flight anywhere, every trace terminal. Raises TimeoutError, AssertionError."""
         for worker in self.workers:

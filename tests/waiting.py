@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 """Only what never happens takes so long, also where other work keeps the machine busy."""
 POLL_SECONDS = 0.02
 

@@ -19,7 +19,8 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    before = report.when != "setup" and item.stash.get(FAILED, False)
+    item.stash[FAILED] = before or report.failed
     return report
 
 
@@ -51,4 +52,6 @@ async def shared(fleet_of_module: Fleet, request: pytest.FixtureRequest) -> Asyn
     yield fleet_of_module
     if request.node.stash.get(FAILED, False):
         print(fleet_of_module.processes.logs())
-    await fleet_of_module.settled()
+        await fleet_of_module.start_over()  # whatever the test has left there
+    else:
+        await fleet_of_module.settled()

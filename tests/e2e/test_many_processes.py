@@ -86,6 +86,19 @@ async def test_one_that_dies_is_replaced_and_no_later_request_notices(tmp_path: 
         assert before[1] in children(router.pid)
 
 
+async def test_one_that_is_killed_while_it_starts_is_replaced_as_well(tmp_path: Path):
+    async with Processes(tmp_path) as processes:
+        worker = await processes.start(SimWorker())
+        router = RouterProcess([worker.url], "--processes=2", "--drain-secs=0")
+        starting = asyncio.create_task(processes.start(router))
+        await until(lambda: router.log() and len(children(router.pid)) == 2)
+        first, _ = children(router.pid)
+        os.kill(first, signal.SIGKILL)
+        await starting
+        await until(lambda: first not in children(router.pid) and len(children(router.pid)) == 2)
+        assert await ask(router, "after") == 200
+
+
 async def test_sigterm_lets_running_streams_end_in_every_process(tmp_path: Path):
     async with two(tmp_path, "--drain-secs=0") as router:
         clients = [await RawConnection.connect(router.port) for _ in range(8)]

@@ -11,7 +11,7 @@ import pytest
 from tests.fleets import Fleet, body, error_of, error_type, fleet, traces
 from tests.processes import Processes, RouterProcess, answers
 from tests.raw_tcp import RawConnection, RawResponse
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
@@ -26,6 +26,21 @@ async def start_streams(router: RouterProcess, count: int) -> list[RawConnection
     return clients
 
 
+async def drains(router: RouterProcess) -> None:
+    """SIGTERM, and until it has told balancers to leave it alone."""
+    assert await status(router, "/readiness") == 200
+    router.signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await status(router, "/readiness") != 503:
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def status(router: RouterProcess, path: str) -> int:
+    async with await RawConnection.connect(router.port) as client:
+        await client.get(path)
+        return (await client.read_response()).status
+
+
 async def refused(router: RouterProcess) -> None:
     """Until nobody listens on the port."""
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -34,7 +49,7 @@ async def refused(router: RouterProcess) -> None:
                 (await RawConnection.connect(router.port)).close()
             except ConnectionRefusedError:
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def test_sigterm_lets_streams_finish_and_their_traces_reach_the_store(processes: Processes):
@@ -57,14 +72,11 @@ async def test_sigterm_lets_streams_finish_and_their_traces_reach_the_store(proc
 async def test_in_the_drain_window_readiness_is_503_and_requests_are_still_served(
     processes: Processes,
 ):
-    async with fleet(processes, workers=1, flags=["--drain-secs=1"]) as running:
-        assert await answers(f"{running.router.url}/readiness")
-        running.router.signal(signal.SIGTERM)
-        async with asyncio.timeout(1):
-            while await answers(f"{running.router.url}/readiness"):
-                await asyncio.sleep(0.02)
-        assert await answers(f"{running.router.url}/liveness")
+    async with fleet(processes, workers=1, flags=["--drain-secs=60"]) as running:
+        await drains(running.router)
+        assert await status(running.router, "/liveness") == 200
         assert (await running.generate()).status == 200
+        running.router.signal(signal.SIGTERM)
         assert await running.router.wait() == 0
 
 
@@ -96,7 +108,7 @@ async def test_a_client_without_an_answer_yet_is_told_that_the_router_stops(proc
         asked = asyncio.create_task(running.generate(sim="hang"))
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await running.received():
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(POLL_SECONDS)
         running.router.signal(signal.SIGTERM)
         answer = await asked
         assert answer.status == 503
@@ -105,17 +117,15 @@ async def test_a_client_without_an_answer_yet_is_told_that_the_router_stops(proc
 
 
 async def test_in_the_drain_window_answers_ask_their_clients_to_leave(processes: Processes):
-    async with fleet(processes, workers=1, flags=["--drain-secs=1"]) as running:
+    async with fleet(processes, workers=1, flags=["--drain-secs=60"]) as running:
         async with await RawConnection.connect(running.router.port) as client:
             await client.post("/generate", body())
             assert (await client.read_response()).header("connection") is None
-            running.router.signal(signal.SIGTERM)
-            async with asyncio.timeout(1):
-                while await answers(f"{running.router.url}/readiness"):
-                    await asyncio.sleep(0.02)
+            await drains(running.router)
             await client.post("/generate", body())
             assert (await client.read_response()).header("connection") == "close"
             assert await client.read_to_end() == b""
+        running.router.signal(signal.SIGTERM)
         assert await running.router.wait() == 0
 
 
@@ -125,17 +135,14 @@ async def test_a_second_signal_ends_it_now(processes: Processes):
         client = await RawConnection.connect(router.port)
         await client.post("/generate", body(sim="hang"), "X-Request-Id: impatient\r\n")
         await running.reaches("impatient", {"routed"})
+        await drains(router)
         router.signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
-        assert router.returncode is None
-        router.signal(signal.SIGTERM)
-        assert await router.wait(3) == 0
+        assert await router.wait() == 0
         assert (await running.ended("impatient", other))["status"] == "failed"
         client.close()
-        other.signal(signal.SIGTERM)  # its own drain would be as long
-        await asyncio.sleep(0.1)
+        await drains(other)  # its own would be as long
         other.signal(signal.SIGTERM)
-        await other.wait(3)
+        assert await other.wait() == 0
 
 
 class Balancer:

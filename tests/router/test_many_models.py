@@ -222,7 +222,7 @@ async def test_a_worker_that_does_not_say_what_it_serves_is_not_added() -> None:
     async with (
         sim_worker(WorkerConfig(faults=(hang,))) as worker,
         running(
-            enable_igw=True, worker_startup_timeout_secs=0.3, health_check_timeout_secs=0.2
+            enable_igw=True, worker_startup_timeout_secs=1, health_check_timeout_secs=0.5
         ) as app,
     ):
         added = await call(app, "POST", f"/add_worker?url={worker.url}")

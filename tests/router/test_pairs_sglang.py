@@ -292,7 +292,7 @@ async def test_a_cache_that_does_not_arrive_is_nobodys_fault_and_another_pair_is
 @pytest.mark.parametrize("part", ["prefill", "decode"])
 @BOTH
 async def test_of_two_that_wait_for_each_other_the_one_that_did_not_begin_is_to_blame(part, body):
-    async with pairs(first_byte_timeout_secs=0.3) as fleet:
+    async with pairs(first_byte_timeout_secs=1) as fleet:
         bad = (fleet.prefills if part == "prefill" else fleet.decodes)[0]
         await bad.fault("hang")
         answer = await fleet.post("/generate", body)
@@ -306,7 +306,7 @@ async def test_of_two_that_wait_for_each_other_the_one_that_did_not_begin_is_to_
 
 
 async def test_the_whole_requests_limit_ends_both_legs():
-    async with pairs(request_timeout_secs=0.3) as fleet:
+    async with pairs(request_timeout_secs=1) as fleet:
         await fleet.prefills[0].fault("hang")
         answer = await fleet.post("/generate", ASKED)
         assert answer.status == 504

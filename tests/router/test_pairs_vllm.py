@@ -145,7 +145,7 @@ async def test_a_decode_worker_that_breaks_in_the_middle_ends_the_request():
 
 @pytest.mark.parametrize("hanging", ["prefill", "decode"])
 async def test_a_worker_that_does_not_answer_in_time_is_to_blame(hanging):
-    async with pairs(protocol="vllm", first_byte_timeout_secs=0.3) as fleet:
+    async with pairs(protocol="vllm", first_byte_timeout_secs=1) as fleet:
         bad = (fleet.prefills if hanging == "prefill" else fleet.decodes)[0]
         await bad.fault("hang")
         assert (await fleet.post(PATH, CHAT)).status == 504

@@ -74,7 +74,7 @@ def worker(url: str, failure_threshold: int = 3) -> Worker:
 async def probing(
     *workers: Worker,
     interval: float = 60,
-    patience: float = 0.3,
+    patience: float = PATIENCE_SECONDS,
     restarted: Callable[[Worker], None] = lambda _worker: None,
 ) -> AsyncIterator[Prober]:
     prober = Prober(
@@ -93,7 +93,7 @@ async def test_after_the_first_round_a_good_worker_is_healthy_and_known() -> Non
     engine = Engine()
     async with serving(engine) as url, probing(one := worker(url)) as prober:
         assert not one.healthy
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert one.healthy
         assert one.health.reason == "/health answered 200"
         assert (one.model_id, one.model_ids, one.engine) == ("m1", ("m1", "lora"), "sglang")
@@ -104,8 +104,9 @@ async def test_workers_that_cannot_be_reached_do_not_hold_up_the_first_round(cap
     hanging.hanging = True
     async with serving(engine) as good, serving(hanging) as silent:
         refused = worker(f"http://127.0.0.1:{unused_port()}")
-        async with probing(one := worker(good), two := worker(silent), refused, patience=30) as p:
-            await p.first_round(0.3)
+        async with probing(one := worker(good), two := worker(silent), refused) as prober:
+            await until(lambda: one.healthy and "connect" in refused.health.reason.lower())
+            await prober.first_round(0.3)
             assert one.healthy
             assert not two.healthy
             assert not refused.healthy
@@ -115,7 +116,7 @@ async def test_workers_that_cannot_be_reached_do_not_hold_up_the_first_round(cap
 
 async def test_a_router_without_workers_starts_at_once() -> None:
     async with probing() as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
@@ -123,7 +124,7 @@ async def test_a_worker_without_the_path_asked_is_alive(status: int) -> None:
     engine = Engine()
     engine.answers["/health"] = status
     async with serving(engine) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert one.healthy
 
 
@@ -132,7 +133,7 @@ async def test_any_other_answer_but_2xx_is_a_failed_check(status: int) -> None:
     engine = Engine()
     engine.answers["/health"] = status
     async with serving(engine) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert not one.healthy
         assert one.health.reason == f"/health answered {status}"
 
@@ -140,8 +141,8 @@ async def test_any_other_answer_but_2xx_is_a_failed_check(status: int) -> None:
 async def test_a_worker_that_hangs_fails_its_check_in_time() -> None:
     engine = Engine()
     engine.hanging = True
-    async with serving(engine) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+    async with serving(engine) as url, probing(one := worker(url), patience=0.3) as prober:
+        await prober.first_round(PATIENCE_SECONDS)
         assert one.health.reason == "no answer to /health in 0.3 s"
 
 
@@ -149,7 +150,7 @@ async def test_a_worker_that_finishes_loading_is_taken_at_once_despite_a_long_in
     engine = Engine()
     engine.answers["/health"] = 503
     async with serving(engine) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert not one.healthy
         engine.answers["/health"] = 200
         await until(lambda: one.healthy)
@@ -161,7 +162,7 @@ async def test_a_worker_that_loses_its_health_in_traffic_is_asked_at_once_and_le
 ):
     engine = Engine()
     async with serving(engine) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         engine.answers["/v1/models"] = {"data": [{"id": "m2", "owned_by": "vllm"}]}
         for _ in range(3):
             one.health.connect_failed("connection refused")
@@ -177,7 +178,7 @@ async def test_a_worker_that_dies_is_found_out_and_comes_back() -> None:
     one = worker(f"http://127.0.0.1:{port}", failure_threshold=1)
     async with probing(one, interval=0.05) as prober:
         async with serving(engine, port):
-            await prober.first_round(5)
+            await prober.first_round(PATIENCE_SECONDS)
             await until(lambda: one.healthy)
         await until(lambda: not one.healthy)
         async with serving(engine, port):
@@ -193,7 +194,7 @@ async def test_a_worker_that_refused_connections_was_started_again_one_that_fail
         one = worker(url, failure_threshold=1)
         port = one.port
         async with probing(one, interval=0.05, restarted=told.append) as prober:
-            await prober.first_round(5)
+            await prober.first_round(PATIENCE_SECONDS)
             engine.answers["/health"] = 503
             await until(lambda: not one.healthy)
             engine.answers["/health"] = 200
@@ -220,9 +221,9 @@ async def test_a_worker_that_did_not_say_what_it_serves_is_asked_again() -> None
     engine.hanging_on.add("/v1/models")
     async with (
         serving(engine) as url,
-        probing(one := worker(url), interval=0.02, patience=0.1) as p,
+        probing(one := worker(url), interval=0.02, patience=1) as prober,
     ):
-        await p.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert one.healthy
         assert one.model_id is None
         engine.hanging_on.clear()
@@ -232,7 +233,7 @@ async def test_a_worker_that_did_not_say_what_it_serves_is_asked_again() -> None
 async def test_what_was_known_of_a_worker_is_kept_while_it_says_nothing_new() -> None:
     engine = Engine()
     async with serving(engine) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         engine.answers["/v1/models"] = 500
         asked = engine.count("/v1/models")
         for _ in range(3):
@@ -248,7 +249,7 @@ async def test_with_checks_disabled_only_what_it_serves_is_asked() -> None:
         serving(engine) as url,
         probing(one := Worker(url, "worker-0"), interval=0.02) as prober,
     ):
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert one.model_id == "m1"
         await asyncio.sleep(0.1)
         assert engine.asked == ["/v1/models", "/server_info", "/get_server_info"]
@@ -257,7 +258,7 @@ async def test_with_checks_disabled_only_what_it_serves_is_asked() -> None:
 async def test_with_checks_disabled_a_worker_that_is_still_loading_is_asked_again_soon() -> None:
     engine, port = Engine(), unused_port()
     async with probing(one := Worker(f"http://127.0.0.1:{port}", "worker-0")) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert one.model_id is None
         async with serving(engine, port):
             await until(lambda: one.model_id == "m1")
@@ -268,7 +269,7 @@ async def test_the_workers_own_key_is_sent() -> None:
     async with serving(engine) as url:
         one = Worker(url, "worker-0", api_key="wk-1", health=Health())
         async with probing(one) as prober:
-            await prober.first_round(5)
+            await prober.first_round(PATIENCE_SECONDS)
     assert engine.count("/v1/models") == 1
     assert set(engine.keys) == {"Bearer wk-1"}
 
@@ -298,7 +299,7 @@ async def test_what_a_worker_serves_is_read_from_what_it_has(answers, names, eng
     made = Engine()
     made.answers = {"/health": 200, **answers}
     async with serving(made) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert (one.model_ids, one.engine) == (names, engine)
         assert one.model_id == (names[0] if names else None)
 
@@ -308,7 +309,7 @@ async def test_llama_cpp_is_known_by_its_server_header() -> None:
     engine.server = "llama.cpp"
     engine.answers["/v1/models"] = {"data": [{"id": "a"}]}
     async with serving(engine) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert one.engine == "llama.cpp"
 
 
@@ -316,7 +317,7 @@ async def test_the_version_is_asked_where_this_kind_of_engine_tells_it() -> None
     engine = Engine()
     engine.answers["/get_server_info"] = {"version": "0.4.6"}  # an old one: no /server_info
     async with serving(engine) as url, probing(one := worker(url)) as prober:
-        await prober.first_round(5)
+        await prober.first_round(PATIENCE_SECONDS)
         assert (one.engine, one.engine_version) == ("sglang", "0.4.6")
         engine.answers["/get_server_info"] = {"version": "0.5.23"}
         one.health.probe_failed("it was replaced")
@@ -341,8 +342,10 @@ async def test_an_endless_answer_is_cut() -> None:
     app.router.add_get("/health", endless)
     server = TestServer(app)
     await server.start_server()
-    async with probing(one := worker(f"http://127.0.0.1:{server.port}"), patience=5) as prober:
-        await prober.first_round(5)
+    async with probing(
+        one := worker(f"http://127.0.0.1:{server.port}"), patience=PATIENCE_SECONDS
+    ) as prober:
+        await prober.first_round(PATIENCE_SECONDS)
         assert one.healthy
         await asyncio.wait_for(cut.wait(), PATIENCE_SECONDS)
     await server.close()
@@ -353,14 +356,14 @@ async def test_a_removed_worker_is_asked_no_more_and_an_added_one_is() -> None:
     async with serving(first) as here, serving(second) as there:
         one, two = worker(here), worker(there)
         async with probing(one, interval=0.02) as prober:
-            await prober.first_round(5)
+            await prober.first_round(PATIENCE_SECONDS)
             prober.add(two)
             prober.remove(one)
             prober.remove(one)
             assert one.listeners == []
             asked = len(first.asked)
             await until(lambda: two.healthy)
-            await prober.first_round(5)
+            await prober.first_round(PATIENCE_SECONDS)
             await until(lambda: second.count("/health") >= 3)
             assert len(first.asked) == asked
 
@@ -377,7 +380,7 @@ async def test_a_redirect_is_not_followed() -> None:
     await server.start_server()
     async with serving(elsewhere) as target:
         async with probing(one := worker(f"http://127.0.0.1:{server.port}")) as prober:
-            await prober.first_round(5)
+            await prober.first_round(PATIENCE_SECONDS)
             assert one.health.reason == "/health answered 302"
     await server.close()
     assert elsewhere.asked == []

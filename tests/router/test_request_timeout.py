@@ -16,7 +16,7 @@ from tests.raw_tcp import RawConnection, RawResponse
 from tests.running import Records, at_rest, running, sim_worker
 from tests.waiting import until
 
-LIMIT_SECONDS = 0.2
+LIMIT_SECONDS = 0.5
 
 
 @pytest.fixture

@@ -26,9 +26,14 @@ async def worker() -> AsyncIterator[InProcessWorker]:
 
 @pytest.fixture
 async def app() -> AsyncIterator[App]:
-    async with running(
-        worker_startup_timeout_secs=0.5, health_check_timeout_secs=0.3, cors_allowed_origins=()
-    ) as started:
+    async with running(cors_allowed_origins=()) as started:
+        yield started
+
+
+@pytest.fixture
+async def impatient() -> AsyncIterator[App]:
+    """A router that soon gives up on a worker that is added."""
+    async with running(worker_startup_timeout_secs=1) as started:
         yield started
 
 
@@ -117,23 +122,25 @@ async def test_the_url_is_echoed_exactly_as_given(app: App, worker: InProcessWor
     assert app.registry.find(worker.url) is app.registry.get(worker_id)
 
 
-async def test_a_worker_that_is_still_loading_is_pending_and_then_has_failed(app: App) -> None:
+async def test_a_worker_that_is_still_loading_is_pending_and_then_has_failed(
+    impatient: App,
+) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    worker_id = str((await call(app, "POST", "/workers", {"url": url})).json["worker_id"])
-    pending = (await show(app, worker_id)).json
+    worker_id = str((await call(impatient, "POST", "/workers", {"url": url})).json["worker_id"])
+    pending = (await show(impatient, worker_id)).json
     job = pending["job_status"]
     assert isinstance(job, dict)
     assert (pending["model_id"], pending["is_healthy"]) == ("unknown", False)
     assert (job["job_type"], job["worker_url"], job["status"]) == ("AddWorker", url, "pending")
-    assert (await call(app, "GET", "/workers")).json["total"] == 0
-    member = app.registry.get(worker_id)
+    assert (await call(impatient, "GET", "/workers")).json["total"] == 0
+    member = impatient.registry.get(worker_id)
     assert member is not None
     await member.settled.wait()
-    job = (await show(app, worker_id)).json["job_status"]
+    job = (await show(impatient, worker_id)).json["job_status"]
     assert isinstance(job, dict)
     assert job["status"] == "failed"
-    assert "Timeout 0.5s waiting for worker to become healthy" in str(job["message"])
-    assert app.fleet.workers == []
+    assert "Timeout 1s waiting for worker to become healthy" in str(job["message"])
+    assert impatient.fleet.workers == []
 
 
 async def test_adding_a_worker_twice_keeps_its_id_and_says_so_in_its_job(
@@ -325,13 +332,13 @@ async def test_legacy_add_waits_for_health_and_remove_takes_it_out(
     assert (gone.status, gone.text) == (400, f"Worker {worker.url} not found")
 
 
-async def test_legacy_add_of_a_worker_that_never_is_healthy_says_why(app: App) -> None:
+async def test_legacy_add_of_a_worker_that_never_is_healthy_says_why(impatient: App) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    answer = await call(app, "POST", f"/add_worker?url={url}")
+    answer = await call(impatient, "POST", f"/add_worker?url={url}")
     assert answer.status == 400
     assert answer.text.startswith(
         f"Health check failed: Health check failed for worker {url}: "
-        "Timeout 0.5s waiting for worker to become healthy"
+        "Timeout 1s waiting for worker to become healthy"
     )
 
 

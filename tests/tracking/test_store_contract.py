@@ -25,7 +25,7 @@ async def whole(store, one_id):
     return None if found is None else msgspec.json.decode(found.body)
 
 
-async def beat(store: TraceStore, owner: str, lease: float = 3.0, urls=(), schema: int = 1):
+async def beat(store: TraceStore, owner: str, lease: float = 60.0, urls=(), schema: int = 1):
     return await store.heartbeat(owner, lease_seconds=lease, urls=list(urls), schema=schema)
 
 
@@ -189,10 +189,11 @@ async def test_even_the_smallest_view_shows_one_rejection(backend):
 async def test_the_largest_settings_of_the_living_are_in_force(backend):
     small, large = backend.store(max_entries=2, ttl_seconds=60), backend.store(7, 600)
     await beat(small, "a/1")
-    learnt = await beat(large, "b/1", lease=0.2)
+    learnt = await beat(large, "b/1")
     assert (learnt.retention.max_entries, learnt.retention.ttl_seconds) == (7, 600)
     assert (await small.stats()).retention == learnt.retention
-    await asyncio.sleep(0.3)  # b is gone
+    await beat(large, "b/1", lease=0.1)
+    await asyncio.sleep(0.2)  # b is gone
     assert (await beat(small, "a/1")).retention.max_entries == 2
 
 
@@ -574,9 +575,9 @@ async def test_a_word_in_a_header_cannot_be_taken_for_the_status_of_a_lost_reque
 async def test_a_heartbeat_tells_the_time_the_living_and_whether_the_lease_held(backend):
     store = backend.store()
     before = now_us()
-    first = await beat(store, "a/1", lease=0.2)
+    first = await beat(store, "a/1")
     assert not first.known
-    assert abs(first.now_us - before) < 5_000_000
+    assert abs(first.now_us - before) < 60_000_000
     assert (await beat(store, "a/1", lease=0.1)).known
     await asyncio.sleep(0.2)
     late = await beat(store, "a/1")
@@ -598,11 +599,12 @@ async def test_emptied_data_looks_like_another_server(backend):
 
 async def test_formats_one_apart_share_a_store_and_others_are_refused(backend):
     store = backend.store()
-    assert (await beat(store, "old/1", schema=1, lease=0.2)).schema == 1
+    assert (await beat(store, "old/1", schema=1)).schema == 1
     assert (await beat(store, "new/1", schema=2)).schema == 1  # what the oldest speaks
     with pytest.raises(SchemaMismatch, match="format 1, this router speaks 3"):
         await beat(store, "newest/1", schema=3)
-    await asyncio.sleep(0.3)
+    await beat(store, "old/1", schema=1, lease=0.1)
+    await asyncio.sleep(0.2)
     assert (await beat(store, "new/1", schema=2)).schema == 2
     assert (await beat(store, "newest/1", schema=3)).schema == 2
 

@@ -57,12 +57,29 @@ def everything(_event: FeedEvent) -> bool:
     return True
 
 
-async def heard(listener: Listener, patience_seconds: float = 0.05) -> list[Told]:
+@pytest.fixture(autouse=True)
+def the_store_is_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracking.tail.RETRY_SECONDS", 0)
+
+
+async def looks(feed: Feed, count: int) -> None:
+    """Until the tail has asked `feed` so often."""
+    before = feed.reads
+    while feed.reads < before + count:
+        await asyncio.sleep(0)
+
+
+async def heard(feed: Feed, listener: Listener) -> list[Told]:
     """All there is to hear now."""
     told: list[Told] = []
-    while news := await listener.next(patience_seconds):
+    while True:
+        await looks(feed, 3)
+        before = listener.place
+        news = await listener.next(0)
+        assert news is not None
+        if not news and listener.place == before:
+            return told
         told += news
-    return told
 
 
 def numbers(told: list[Told]) -> list[int]:
@@ -82,7 +99,7 @@ async def test_a_listener_hears_what_happens_from_now_on():
     feed.tell(3)
     async with await quick(feed).listen(None, everything) as listener:
         feed.tell(2)
-        assert numbers(await heard(listener)) == [4, 5]
+        assert numbers(await heard(feed, listener)) == [4, 5]
 
 
 async def test_a_listener_that_comes_back_goes_on_where_it_was():
@@ -91,14 +108,14 @@ async def test_a_listener_that_comes_back_goes_on_where_it_was():
     feed.tell(7)
     async with await tail.listen(Place(1, 4), everything) as listener:
         feed.tell(1)
-        assert numbers(await heard(listener)) == [5, 6, 7, 8]
+        assert numbers(await heard(feed, listener)) == [5, 6, 7, 8]
 
 
 async def test_one_that_comes_back_too_late_is_told_how_many_events_are_gone():
     feed = Feed(cap=10)
     feed.tell(30)
     async with await quick(feed).listen(Place(1, 4), everything) as listener:
-        told = await heard(listener)
+        told = await heard(feed, listener)
     assert told[0] == Dropped(16)
     assert numbers(told) == list(range(21, 31))
 
@@ -108,7 +125,7 @@ async def test_one_that_comes_back_to_another_feed_is_told_that_nobody_knows(las
     feed = Feed()
     feed.tell(2)
     async with await quick(feed).listen(last, everything) as listener:
-        told = await heard(listener)
+        told = await heard(feed, listener)
     assert told[0] == Dropped(None)
     assert numbers(told) == [1, 2]
 
@@ -121,10 +138,10 @@ async def test_one_that_stalls_is_told_its_count_and_another_hears_all():
         all_told: list[Told] = []
         for _ in range(120):
             feed.tell(100)
-            all_told += await heard(other, 0.01)
+            all_told += await heard(feed, other)
         assert numbers(all_told) == list(range(1, 12_001))
         assert others(all_told) == []
-        told = await heard(stalled)
+        told = await heard(feed, stalled)
     assert told[0] == Dropped(7000)
     assert numbers(told) == list(range(7001, 12_001))
 
@@ -133,8 +150,8 @@ async def test_one_that_is_merely_slow_loses_nothing():
     feed = Feed()
     async with await quick(feed).listen(None, everything) as listener:
         feed.tell(5000)  # more than is kept at the replica
-        await asyncio.sleep(0.05)
-        told = await heard(listener)
+        await looks(feed, 15)
+        told = await heard(feed, listener)
     assert numbers(told) == list(range(1, 5001))
     assert others(told) == []
 
@@ -147,7 +164,7 @@ async def test_filters_hold_events_back_and_the_place_moves_on():
 
     async with await quick(feed).listen(None, seventh) as listener:
         feed.tell(3000)
-        assert numbers(await heard(listener)) == [700, 1400, 2100, 2800]
+        assert numbers(await heard(feed, listener)) == [700, 1400, 2100, 2800]
         assert listener.place == Place(1, 3000)
 
 
@@ -156,19 +173,19 @@ async def test_what_was_deleted_is_passed_over():
     async with await quick(feed).listen(None, everything) as listener:
         feed.tell(3)
         feed.events[1].row = b""
-        assert numbers(await heard(listener)) == [1, 3]
+        assert numbers(await heard(feed, listener)) == [1, 3]
 
 
 async def test_an_outage_is_told_and_its_end_and_nothing_is_missing():
     feed = Feed()
     async with await quick(feed).listen(None, everything) as listener:
         feed.tell(1)
-        assert numbers(await heard(listener)) == [1]
+        assert numbers(await heard(feed, listener)) == [1]
         feed.down = True
-        assert await heard(listener, 0.3) == [Interrupted()]
+        assert await heard(feed, listener) == [Interrupted()]
         feed.tell(2)
         feed.down = False
-        told = await heard(listener, 0.3)
+        told = await heard(feed, listener)
     assert told[0] == Resumed()
     assert numbers(told) == [2, 3]
 
@@ -178,11 +195,11 @@ async def test_a_store_that_comes_back_with_other_data_is_told(epoch, number):
     feed = Feed()
     async with await quick(feed).listen(None, everything) as listener:
         feed.tell(3)
-        assert numbers(await heard(listener)) == [1, 2, 3]
+        assert numbers(await heard(feed, listener)) == [1, 2, 3]
         feed.lose(epoch, number)
-        assert await heard(listener) == [Dropped(None)]
+        assert await heard(feed, listener) == [Dropped(None)]
         feed.tell(1)
-        assert numbers(await heard(listener)) == [number + 1]
+        assert numbers(await heard(feed, listener)) == [number + 1]
 
 
 async def test_another_server_may_have_lost_what_its_numbers_do_not_show():
@@ -190,14 +207,14 @@ async def test_another_server_may_have_lost_what_its_numbers_do_not_show():
     tail = quick(feed)
     async with await tail.listen(None, everything) as listener:
         feed.tell(3)
-        assert numbers(await heard(listener)) == [1, 2, 3]
+        assert numbers(await heard(feed, listener)) == [1, 2, 3]
         feed.down = True
-        assert await heard(listener, 0.3) == [Interrupted()]
+        assert await heard(feed, listener) == [Interrupted()]
         feed.lose(1, 1)
         feed.tell(4)  # as many as were lost, and more
         tail.server_changed()
         feed.down = False
-        told = await heard(listener, 0.3)
+        told = await heard(feed, listener)
         assert others(told) == [Resumed(), Dropped(None)]
         assert numbers(told) == [4, 5]
 
@@ -212,7 +229,7 @@ async def test_a_crash_ends_the_listeners_and_the_next_one_begins_anew(caplog):
     feed.crash = False
     async with await tail.listen(None, everything) as listener:
         feed.tell(1)
-        assert numbers(await heard(listener)) == [1]
+        assert numbers(await heard(feed, listener)) == [1]
 
 
 async def test_a_store_that_is_away_lets_nobody_begin():
@@ -226,14 +243,14 @@ async def test_nobody_asks_the_store_when_nobody_listens():
     feed = Feed()
     tail = quick(feed)
     async with await tail.listen(None, everything) as listener:
-        await heard(listener)
+        await heard(feed, listener)
     await tail.closed_down()
     reads = feed.reads
     await asyncio.sleep(0.05)
     assert feed.reads == reads
     async with await tail.listen(None, everything) as listener:
         feed.tell(1)
-        assert numbers(await heard(listener)) == [1]
+        assert numbers(await heard(feed, listener)) == [1]
 
 
 async def test_closing_ends_every_listener():
@@ -264,24 +281,20 @@ def test_what_is_heard_and_what_is_dropped_is_everything_in_order(steps, cap):
         listeners = [await tail.listen(None, everything) for _ in range(3)]
         told: list[list[Told]] = [[] for _ in listeners]
 
-        async def listen(which: int) -> None:
-            told[which] += await heard(listeners[which], 0.001)
-
         for listener in listeners:
             await listener.__aenter__()
         actions: dict[str, Callable[[int], object]] = {"tell": feed.tell}
         for what, number in steps:
             if what == "listen":
-                await listen(number)
+                told[number] += await listeners[number].next(0) or []
             elif what == "blink":
                 feed.down = not feed.down
                 await asyncio.sleep(0)
             else:
                 actions[what](number)
         feed.down = False
-        await asyncio.sleep(0.11)
         for which, listener in enumerate(listeners):
-            await listen(which)
+            told[which] += await heard(feed, listener)
             place = 0
             for one in told[which]:
                 if isinstance(one, Dropped):

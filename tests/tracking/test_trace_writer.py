@@ -140,7 +140,7 @@ async def test_flush_returns_when_what_was_put_before_is_committed(bench):
     assert await bench.writer.flush(0.0)
     for i in range(150):
         bench.writer.put(live(f"k{i}"))
-    assert await bench.writer.flush(2)
+    assert await bench.writer.flush(PATIENCE_SECONDS)
     assert len(bench.sink.records) == 150
 
 
@@ -148,7 +148,7 @@ async def test_flush_also_waits_for_what_is_under_way(bench):
     bench.sink.slow.clear()
     bench.writer.put(live("k"))
     await bench.until(lambda: bench.sink.calls)
-    waiting = asyncio.create_task(bench.writer.flush(2))
+    waiting = asyncio.create_task(bench.writer.flush(PATIENCE_SECONDS))
     await asyncio.sleep(0.02)
     assert not waiting.done()
     bench.sink.slow.set()
@@ -160,14 +160,14 @@ async def test_flush_gives_up_in_time_when_the_store_hangs(bench):
     bench.writer.put(live("k"))
     assert not await bench.writer.flush(0.05)
     bench.sink.slow.set()
-    assert await bench.writer.flush(2)
+    assert await bench.writer.flush(PATIENCE_SECONDS)
 
 
 async def test_flush_fails_at_once_when_the_store_fails(bench):
     bench.sink.down = True
     bench.writer.put(live("k"))
-    assert not await bench.writer.flush(5)
-    assert not await bench.writer.flush(5)
+    assert not await bench.writer.flush(PATIENCE_SECONDS)
+    assert not await bench.writer.flush(PATIENCE_SECONDS)
 
 
 async def test_a_store_that_fails_at_once_does_not_stop_the_loop_and_loses_nothing(bench, caplog):
@@ -229,7 +229,7 @@ async def test_another_server_gets_running_requests_and_the_last_seconds_again(b
     running = live("open", status="processing")
     bench.writer.put(running)
     bench.writer.put(live("done"))
-    assert await bench.writer.flush(2)
+    assert await bench.writer.flush(PATIENCE_SECONDS)
     bench.sink.batches.clear()
     bench.writer.send_again()
     await bench.until(lambda: len(bench.sink.records) == 2)
@@ -238,7 +238,7 @@ async def test_another_server_gets_running_requests_and_the_last_seconds_again(b
 
 async def test_commits_are_kept_until_ten_seconds_later_the_server_is_the_same(bench):
     bench.writer.put(live("done"))
-    assert await bench.writer.flush(2)
+    assert await bench.writer.flush(PATIENCE_SECONDS)
     committed = time.monotonic()
     bench.sink.batches.clear()
     bench.writer.settle(committed + 9)  # however long nothing was heard after it
@@ -248,7 +248,7 @@ async def test_commits_are_kept_until_ten_seconds_later_the_server_is_the_same(b
     bench.writer.settle(time.monotonic() + 11)
     bench.writer.send_again()
     bench.writer.put(live("next"))
-    assert await bench.writer.flush(2)
+    assert await bench.writer.flush(PATIENCE_SECONDS)
     assert bench.sink.keys == ["next"]
 
 
@@ -257,7 +257,7 @@ async def test_a_slow_store_gets_several_calls_at_once_and_every_flush_waits_for
     for i in range(250):
         bench.writer.put(live(f"k{i}"))
     await bench.until(lambda: bench.sink.calls == 3)
-    waiting = asyncio.create_task(bench.writer.flush(5))
+    waiting = asyncio.create_task(bench.writer.flush(PATIENCE_SECONDS))
     await asyncio.sleep(0.02)
     assert not waiting.done()
     assert bench.writer.stats().buffered == 250
@@ -286,10 +286,10 @@ async def test_a_store_slower_than_the_load_fills_the_bounded_buffer_and_no_more
 async def test_a_lapsed_lease_writes_running_requests_again_and_nothing_else(bench):
     bench.writer.put(live("open", status="processing"))
     bench.writer.put(live("done"))
-    await bench.writer.flush(2)
+    await bench.writer.flush(PATIENCE_SECONDS)
     bench.sink.batches.clear()
     bench.writer.rewrite_open()
-    await bench.writer.flush(2)
+    await bench.writer.flush(PATIENCE_SECONDS)
     assert bench.sink.keys == ["open"]
 
 
@@ -325,7 +325,7 @@ async def test_a_trace_that_cannot_be_encoded_costs_only_itself(bench, caplog):
     broken.trace.label = object()  # type: ignore[assignment]
     bench.writer.put(broken)
     bench.writer.put(live("fine"))
-    await bench.writer.flush(2)
+    await bench.writer.flush(PATIENCE_SECONDS)
     assert bench.sink.keys == ["fine"]
     assert bench.writer.stats().dropped_total == 1
     assert "'broken' cannot be encoded" in caplog.text

