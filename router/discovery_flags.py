@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-import msgspec
 from msgspec import Meta
 
 from router.flag_types import NotEmpty, Positive, parse_worker_url
 from router.flags import ConfigError, Flag
+from router.limit_flags import LimitFlags
 
 DISCOVERY: Final = "Discovery of workers"
 SELECTOR: Final = re.compile(r"[A-Za-z0-9./_-]+=[A-Za-z0-9._-]*")
@@ -25,7 +25,7 @@ def parse_selector(text: str) -> str:
     return text
 
 
-class DiscoveryFlags(msgspec.Struct, frozen=True, kw_only=True):
+class DiscoveryFlags(LimitFlags, frozen=True, kw_only=True):
     """Where workers are looked for, beside those that are named; see docs/discovery.md."""
 
     discovery_file: Annotated[
