@@ -8,6 +8,7 @@ of this machine's wall clock can neither reorder traces nor make a duration nega
 from __future__ import annotations
 
 import time
+from email.utils import formatdate
 
 
 class Clock:
@@ -31,6 +32,11 @@ class Clock:
         """
         latest, earliest = unix_us / 1e6 - sent, unix_us / 1e6 - received
         self._offset_s = min(max(self._offset_s, earliest), latest)
+
+
+def http_date() -> bytes:
+    """Now, as the header `Date` has it (RFC 9110, 5.6.7)."""
+    return formatdate(usegmt=True).encode()
 
 
 def rounded(seconds: float) -> float:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from router.clock import http_date
 from router.errors import error_body
 
 log = logging.getLogger("router.connections")
@@ -56,6 +57,7 @@ def raw_error(
     return (
         b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
         b"X-Content-Type-Options: nosniff\r\nX-SMG-Error-Code: %b\r\nServer: trace-router\r\n"
+        b"Date: %b\r\n"
         b"%b\r\n%b"
         % (
             status,
@@ -63,6 +65,7 @@ def raw_error(
             kind,
             len(body),
             code.encode(),
+            http_date(),
             lines,
             b"" if bodiless else body,
         )

@@ -113,6 +113,29 @@ def test_each_part_is_there_when_it_is_asked_for() -> None:
     assert set(rendered(**OUTSIDE)) == set(rendered(**SECRET)) == usual
 
 
+def redis_container(**values: object) -> Object:
+    redis = rendered(**values)["StatefulSet demo-trace-router-redis"]
+    found: Object = redis["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+@pytest.mark.parametrize("traces", [100, 100_000, 10_000_000])
+def test_redis_has_room_for_twice_the_traces_that_it_is_to_keep(traces: int) -> None:
+    redis = redis_container(traces={"maxEntries": traces})
+    command = redis["command"]
+    limit = command[command.index("--maxmemory") + 1]
+    assert limit == f"{traces * 8 + 131072}kb"  # as docker-compose.yml has it
+    pod = redis["resources"]["limits"]["memory"]
+    assert int(pod.removesuffix("Ki")) > int(limit.removesuffix("kb"))
+
+
+def test_the_memory_of_redis_and_of_its_container_can_be_set() -> None:
+    limits = {"memory": "4Gi", "cpu": "1"}
+    redis = redis_container(redis={"maxmemory": "3gb", "resources": {"limits": limits}})
+    assert "3gb" in redis["command"]
+    assert redis["resources"] == {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": limits}
+
+
 def test_a_release_without_a_redis_is_refused() -> None:
     from helm_python import HelmError
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -49,6 +51,17 @@ async def test_pipelined_bytes_behind_a_stream_wait_until_it_has_ended(shared: F
         first = await client.read_response()
         assert first.body.endswith(b"data: [DONE]\n\n")
         assert (await client.read_response()).header("x-request-id") == "behind"
+
+
+async def test_what_the_router_itself_answers_has_one_date(shared: Fleet):
+    async with await connect(shared) as client:
+        for path, content in (("/generate", b"no json"), ("/v1/none", b"{}"), ("/add_worker", b"")):
+            await client.post(path, content)
+            answer = await client.read_response()
+            assert answer.status >= 400
+            (date,) = [value for name, value in answer.headers if name == "date"]
+            age = datetime.now(UTC) - parsedate_to_datetime(date)
+            assert abs(age.total_seconds()) < 3600
 
 
 async def test_connection_close_is_kept_to(shared: Fleet):
