@@ -17,8 +17,9 @@ from typing import Final
 
 import msgspec
 
-from router.api.forwarding import Forwarding, Incoming, Pairs
+from router.api.forwarding import Forwarding, Pairs
 from router.api.held import HeldExchange, MergingExchange
+from router.api.incoming import Incoming
 from router.api.inference import Run
 from router.api.leg import Leg
 from router.api.prefill_leg import SILENT, PrefillLeg

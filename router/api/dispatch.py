@@ -17,16 +17,16 @@ from router.api.access import Access
 from router.api.connection import ClientConnection
 from router.api.cors import Cors, lines
 from router.api.disaggregated import run_of
-from router.api.forwarding import Forwarding, Incoming
+from router.api.forwarding import Forwarding
 from router.api.guest import SERVER_NAME
 from router.api.http import error_response, method_not_allowed
-from router.api.record import Opening
+from router.api.incoming import Incoming
 from router.api.refusal import refused
 from router.api.request import Request
 from router.api.request_log import RequestLog
 from router.api.routing import Match, MethodNotAllowed, RouteTable, check_path, split_target
 from router.clock import Clock
-from router.core.ids import RequestIdentity, label, request_identity, uuid7, w3c_trace_id
+from router.core.ids import label, request_identity, uuid7, w3c_trace_id
 from router.core.paths import Forwarded, ForwardPaths
 from router.errors import BadRequest, InternalError, NotFound, RouterError
 from router.metrics import Metrics
@@ -100,11 +100,12 @@ class Dispatcher:
         forwarded: Forwarded,
     ) -> Coroutine[Any, Any, bool]:
         arrived = self._clock.now()
-        key = uuid7(self._clock.unix_us(arrived), self._random_bits)
-        headers = request.headers
-        identity = self._identify(headers, key)
-        own = b"X-Request-Id: %b\r\n" % identity.request_id.encode()
-        if identity.replaced is not None:
+        arrived_us = self._clock.unix_us(arrived)
+        key = uuid7(arrived_us, self._random_bits)
+        headers, method = request.headers, request.method
+        request_id, replaced = self._identify(headers, key)
+        own = b"X-Request-Id: %b\r\n" % request_id.encode()
+        if replaced is not None:
             own += b"X-Request-Id-Replaced: 1\r\n"
         if self._cors is not None:
             own += lines(self._cors.headers(headers.get("origin")))
@@ -113,9 +114,7 @@ class Dispatcher:
                 check_path(path)
             self._access.check("key", headers.get("authorization"))
         except RouterError as error:
-            self._count(
-                request.method, forwarded.label, error.status, error.code, arrived, identity
-            )
+            self._count(method, forwarded.label, error.status, error.code, arrived, request_id)
             return refused(client, request, error, own)
         ids = None if self._spans is None else self._spans.begin(headers)
         incoming = Incoming(
@@ -124,19 +123,15 @@ class Dispatcher:
             target=target,
             path=path,
             label=forwarded.label,
-            generates=forwarded.generates or request.method in READING,
-            opening=Opening(
-                request_id=identity.request_id,
-                key=key,
-                route=path,
-                method=request.method,
-                trace_id=w3c_trace_id(headers.get("traceparent")) if ids is None else ids.trace_id,
-                session_id=None,
-                label=label(headers.get("x-trace-label")),
-                span_ids=ids,
-            ),
+            generates=forwarded.generates or method in READING,
+            request_id=request_id,
+            key=key,
+            trace_id=w3c_trace_id(headers.get("traceparent")) if ids is None else ids.trace_id,
+            trace_label=label(headers.get("x-trace-label")),
+            span_ids=ids,
             answer_headers=own,
             arrived=arrived,
+            arrived_us=arrived_us,
         )
         return run_of(self._forwarding, incoming).run()
 
@@ -145,7 +140,7 @@ class Dispatcher:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         arrived = self._clock.now()
         key = uuid7(self._clock.unix_us(arrived), self._random_bits)
-        identity = self._identify(request.headers, key)
+        request_id, replaced = self._identify(request.headers, key)
         route, method = UNKNOWN_ROUTE, request.method
         try:
             path, _ = split_target(request.raw_path)
@@ -164,19 +159,19 @@ class Dispatcher:
                     response = method_not_allowed(TRACED)
                 else:
                     raise NotFound(f"no such path: {path[:200]}")
-            self._count(method, route, response.status, "", arrived, identity)
+            self._count(method, route, response.status, "", arrived, request_id)
         except RouterError as error:
             response = error_response(error)
-            self._count(method, route, error.status, error.code, arrived, identity)
+            self._count(method, route, error.status, error.code, arrived, request_id)
         except ConnectionError:
             raise
         except Exception:
-            log.exception("request %s to %s crashed", identity.request_id, request.raw_path[:200])
+            log.exception("request %s to %s crashed", request_id, request.raw_path[:200])
             response = error_response(InternalError("internal error"))
-            self._count(method, route, 500, InternalError.code, arrived, identity)
+            self._count(method, route, 500, InternalError.code, arrived, request_id)
         if not response.prepared:
-            response.headers["X-Request-Id"] = identity.request_id
-            if identity.replaced is not None:
+            response.headers["X-Request-Id"] = request_id
+            if replaced is not None:
                 response.headers["X-Request-Id-Replaced"] = "1"
             response.headers["Server"] = SERVER_NAME
             if self._cors is not None:
@@ -185,11 +180,11 @@ class Dispatcher:
 
     # -- both ------------------------------------------------------------------------------
 
-    def _identify(self, headers: Mapping[str, str], key: str) -> RequestIdentity:
-        identity = request_identity(headers, self._id_headers, key)
-        if identity.replaced is not None:
-            self._request_log.renamed(identity.replaced, identity.request_id)
-        return identity
+    def _identify(self, headers: Mapping[str, str], key: str) -> tuple[str, str | None]:
+        request_id, replaced = request_identity(headers, self._id_headers, key)
+        if replaced is not None:
+            self._request_log.renamed(replaced, request_id)
+        return request_id, replaced
 
     def _count(
         self,
@@ -198,9 +193,9 @@ class Dispatcher:
         status: int,
         code: str,
         arrived: float,
-        identity: RequestIdentity,
+        request_id: str,
     ) -> None:
         self._metrics.request_received(route, method)
         elapsed = self._clock.now() - arrived
         self._metrics.answered(route, method, status, code, elapsed)
-        self._request_log.answered(identity.request_id, method, route, status, code, elapsed)
+        self._request_log.answered(request_id, method, route, status, code, elapsed)

@@ -1,4 +1,4 @@
-"""What all forwarded requests share, and what each is handed over with."""
+"""What all forwarded requests share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from router.api.connection import ClientConnection
 from router.api.gate import Gate
-from router.api.record import Opening, Recorder
+from router.api.record import Recorder
 from router.api.relay import Limits
-from router.api.request import Request
 from router.api.request_log import RequestLog
 from router.api.watch import Watch
 from router.caches import Caches
@@ -26,23 +24,6 @@ from router.models import Models
 from router.policies.base import Policy
 from router.upstream.abort import Aborter
 from router.upstream.pools import Pools
-
-
-class Incoming(msgspec.Struct, frozen=True):
-    """A request to forward, as the dispatcher hands it over.
-
-    `label` is the route's name in metrics; `generates` says that repeating it is harmless.
-    """
-
-    request: Request
-    client: ClientConnection
-    target: str  # path and query, as sent
-    path: str
-    label: str
-    generates: bool
-    opening: Opening
-    answer_headers: bytes  # our own header lines for every answer to this request
-    arrived: float
 
 
 class Pairs(NamedTuple):

@@ -15,8 +15,9 @@ from collections.abc import Collection, Coroutine
 from typing import Any, Final, TypeVar
 
 from router.api.edits import with_own_rid, with_served_model
-from router.api.forwarding import Forwarding, Incoming
+from router.api.forwarding import Forwarding
 from router.api.gate import Ticket
+from router.api.incoming import Incoming
 from router.api.leg import Leg
 from router.api.refusal import refuse
 from router.api.relay import ClientFacts, Exchange, Framing
@@ -47,6 +48,7 @@ from router.upstream.connection import AnswerHead
 
 STOPPED: Final = "the router was stopped before the answer was whole"
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
+UNREAD: Final = RequestFacts(route="")
 
 log = logging.getLogger("router.requests")
 
@@ -60,7 +62,7 @@ class Run:
         request = incoming.request
         self.shared = shared
         self.incoming = incoming
-        self.record = shared.recorder.open(incoming.opening, incoming.arrived)
+        self.record = shared.recorder.open(incoming)
         self.client_facts = ClientFacts(
             request.http11,
             request.keep_alive and not shared.fleet.draining,
@@ -68,7 +70,7 @@ class Run:
             request.http11 and "trailers" in request.headers.get("te", ""),
         )
         self.body = b""
-        self.facts = RequestFacts(route=incoming.path)
+        self.facts = UNREAD
         self.own_rid: str | None = None  # the engine's id of this request, where we chose it
         self.group = shared.group  # whom this request may go to
         self.ticket: Ticket | None = None
@@ -99,9 +101,7 @@ class Run:
             raise
         except Exception:
             error = InternalError("internal error")
-            log.exception(
-                "request %s to %s crashed", incoming.opening.request_id, incoming.target[:200]
-            )
+            log.exception("request %s to %s crashed", incoming.request_id, incoming.target[:200])
         finally:
             # No await from here on: this also runs when the client has left.
             self.end_attempt(error)
@@ -165,6 +165,8 @@ class Run:
                 raise BadRequest(str(error)) from None
             if shared.settings.inject_rid:
                 self.choose_rid()
+        else:
+            self.facts = RequestFacts(route=incoming.path)
         facts = self.facts
         if facts.target_worker is not None:
             facts.target_worker = shared.fleet.named(facts.target_worker)
@@ -175,7 +177,7 @@ class Run:
 
     def choose_rid(self) -> None:
         """Give the engine an id of ours for a single prompt, so that it can be aborted."""
-        rid = self.incoming.opening.key
+        rid = self.incoming.key
         body = with_own_rid(self.incoming.request, self.incoming.path, self.body, self.facts, rid)
         if body is not None:
             self.body = body

@@ -109,7 +109,7 @@ class PrefillLeg:
 
     def start(self, body: bytes, decode: HeldExchange) -> None:
         """Ask the worker, in the background, at the same time as `decode` is asked."""
-        name = f"prefill of {self._run.incoming.opening.request_id}"
+        name = f"prefill of {self._run.incoming.request_id}"
         self._stop = self._run.shared.spawn(self._beside(body, decode), name)
 
     async def _beside(self, body: bytes, decode: HeldExchange) -> None:

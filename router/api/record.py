@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
+from router.api.incoming import Incoming
 from router.api.leg import Leg
 from router.clock import Clock, rounded
 from router.core.facts import RequestFacts, identifier
@@ -34,19 +33,6 @@ PREFIX_HASH_LIMIT = 64  # one for each 2 KiB of prompt
 
 Put = Callable[[LiveTrace], None]
 TellSpans = Callable[[LiveTrace, SpanIds], None]
-
-
-class Opening(msgspec.Struct):
-    """What is known of a request when its head has been read."""
-
-    request_id: str
-    key: str
-    route: str
-    method: str
-    trace_id: str | None
-    session_id: str | None
-    label: str | None
-    span_ids: SpanIds | None = None  # where OpenTelemetry is told
 
 
 class RequestRecord:
@@ -219,28 +205,26 @@ class Recorder:
         self._policy = policy
         self._csv = csv
 
-    def open(self, opening: Opening, arrived: float) -> RequestRecord:
-        arrived_us = self._clock.unix_us(arrived)
+    def open(self, incoming: Incoming) -> RequestRecord:
         trace = Trace(
-            request_id=opening.request_id,
+            request_id=incoming.request_id,
             node_id=NO_NODE,
             worker_url=NO_WORKER_URL,
             routing_policy=self._policy,
             status="queued",
-            timestamp=rfc3339(arrived_us),
+            timestamp=rfc3339(incoming.arrived_us),
             cache_hit_rate=None,
             queue_size=0,
-            key=opening.key,
-            route=opening.route,
-            method=opening.method,
+            key=incoming.key,
+            route=incoming.path,
+            method=incoming.request.method,
             router_id=self._router_id,
-            trace_id=opening.trace_id,
-            session_id=opening.session_id,
-            label=opening.label,
+            trace_id=incoming.trace_id,
+            label=incoming.trace_label,
         )
-        live = LiveTrace(trace, arrived_us)
-        record = RequestRecord(live, arrived, self._clock, self._put, self._csv)
-        ids = opening.span_ids
+        live = LiveTrace(trace, incoming.arrived_us)
+        record = RequestRecord(live, incoming.arrived, self._clock, self._put, self._csv)
+        ids = incoming.span_ids
         if ids is not None and ids.sampled and self._tell_spans is not None:
             record.tell_spans(self._tell_spans, ids)
         return record

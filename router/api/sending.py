@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from router.api.edits import with_rank
-from router.api.forwarding import Forwarding, Incoming
+from router.api.forwarding import Forwarding
+from router.api.incoming import Incoming
 from router.api.record import RequestRecord
 from router.api.relay import Exchange
 from router.core.headers import RawHeaders
@@ -38,7 +39,7 @@ async def carry(
             incoming.target,
             headers_for(worker, incoming, record),
             worker=worker,
-            request_id=incoming.opening.request_id,
+            request_id=incoming.request_id,
             content_length=len(body) if request.has_body else None,
         )
         if connection is None:
@@ -65,7 +66,7 @@ async def carry(
 def headers_for(worker: Worker, incoming: Incoming, record: RequestRecord) -> RawHeaders:
     """The client's; with OpenTelemetry, this attempt is the parent of what the worker does."""
     raw = incoming.request.raw_headers
-    ids = incoming.opening.span_ids
+    ids = incoming.span_ids
     if ids is None:
         return raw
     attempts = record.live.detail.attempts

@@ -112,12 +112,12 @@ class Breaker:
 
     def acquire(self, now: float) -> Permit | None:
         """Leave to send a request, or None where `allows` is false."""
+        if self.state == "closed":
+            return Permit(self._epoch, False)
         if not self.allows(now):
             return None
         if self.state == "open":
             self._move("half_open", f"{self._settings.timeout_seconds:g} s are over")
-        if self.state == "closed":
-            return Permit(self._epoch, False)
         self._probing += 1
         self._last_probe_at = now
         return Permit(self._epoch, True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 REQUEST_ID: Final = re.compile(r"""[!"$&-.0->@-~]{1,128}""")  # visible ASCII without / ? # %
 # Endpoints beside the ids, and path segments that mean another directory: nobody could ask for
@@ -19,13 +19,6 @@ TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0
 LABEL_CHARACTERS: Final = 64
 
 
-class RequestIdentity(NamedTuple):
-    """`replaced` holds the id that was not taken, None where none was given or it was good."""
-
-    request_id: str
-    replaced: str | None
-
-
 def acceptable(request_id: str) -> bool:
     """1 to 128 visible ASCII characters without `/ ? # %`, and neither an endpoint nor dots."""
     return REQUEST_ID.fullmatch(request_id) is not None and request_id not in RESERVED
@@ -33,19 +26,21 @@ def acceptable(request_id: str) -> bool:
 
 def request_identity(
     headers: Mapping[str, str], names: Sequence[str], minted: str
-) -> RequestIdentity:
-    """The id of a request: that of `X-Request-Id`, else of the first header of `names` there is.
+) -> tuple[str, str | None]:
+    """The id of a request, and the one that was given where that cannot be taken.
 
-    `headers` is asked for lower-case names. An empty header is none. `minted` is used where no id is given, or one that is not acceptable.
+    It is that of `X-Request-Id`, else of the first header of `names` there is. `headers` is asked for
+    lower-case names. An empty header is none. `minted` is used where no id is given, or one that is
+    not acceptable.
     """
     given = headers.get("x-request-id")
     if not given:
-        given = next((value for name in names if (value := headers.get(name))), None)
-    if not given:
-        return RequestIdentity(minted, None)
-    if acceptable(given):
-        return RequestIdentity(given, None)
-    return RequestIdentity(minted, given)
+        for name in names:
+            if given := headers.get(name):
+                break
+        else:
+            return minted, None
+    return (given, None) if acceptable(given) else (minted, given)
 
 
 def uuid7(unix_us: int, random_bits: Callable[[int], int]) -> str:
@@ -57,8 +52,13 @@ def uuid7(unix_us: int, random_bits: Callable[[int], int]) -> str:
     milliseconds, microseconds = divmod(unix_us, 1000)
     fraction = (microseconds << 12) // 1000
     low = 0x2 << 62 | random_bits(62)
-    digits = "%012x7%03x%016x" % (milliseconds & 0xFFFF_FFFF_FFFF, fraction, low)
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return "%08x-%04x-7%03x-%04x-%012x" % (
+        milliseconds >> 16 & 0xFFFF_FFFF,
+        milliseconds & 0xFFFF,
+        fraction,
+        low >> 48,
+        low & 0xFFFF_FFFF_FFFF,
+    )
 
 
 def w3c_trace_id(traceparent: str | None) -> str | None:

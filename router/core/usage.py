@@ -52,6 +52,7 @@ class ResponseScanner:
         "_body_bytes",
         "_body_limit",
         "_engine_request_id",
+        "_first",
         "_tail",
         "first_event_at",
         "stream",
@@ -60,8 +61,9 @@ class ResponseScanner:
     def __init__(self, route: str, stream: bool) -> None:
         self.stream = stream
         self.first_event_at: float | None = None
-        self._tail = EventTail()
-        self._body = bytearray()
+        self._tail: EventTail | None = None  # of a stream
+        self._first = b""  # piece of any other answer, which mostly comes in one
+        self._body: bytearray | None = None  # of one that comes in several
         self._body_bytes = 0
         self._body_limit = BODY_TAIL_BYTES if route in BULKY_ROUTES else BODY_BYTES
         self._engine_request_id: str | None = None
@@ -72,21 +74,29 @@ class ResponseScanner:
         Returns how many events began in it, 0 for what is no stream.
         """
         if self.stream:
+            if self._tail is None:
+                self._tail = EventTail()
             events = self._tail.feed(payload)
             if events and self.first_event_at is None:
                 self.first_event_at = now
             return events
-        body = self._body
-        body += payload
+        if not self._body_bytes:
+            self._first = payload
+        else:
+            body = self._body
+            if body is None:
+                body = self._body = bytearray(self._first)
+                self._first = b""
+            body += payload
+            if len(body) > 2 * self._body_limit:
+                del body[:-BODY_TAIL_BYTES]
         self._body_bytes += len(payload)
-        if len(body) > 2 * self._body_limit:
-            del body[:-BODY_TAIL_BYTES]
         return 0
 
     @property
     def engine_request_id(self) -> str | None:
         """The engine's id, as soon as the first event of a stream has told it."""
-        first = self._tail.first
+        first = None if self._tail is None else self._tail.first
         if self._engine_request_id is None and first is not None:
             answer = parse_answer(first)
             if answer is not None:
@@ -95,13 +105,15 @@ class ResponseScanner:
 
     def finish(self) -> AnswerFacts:
         """What was said, as far as it came."""
-        if not self.stream:
+        tail = self._tail
+        if tail is None:
+            body = self._first if self._body is None else bytes(self._body)
             if self._body_bytes <= self._body_limit:
-                return body_facts(bytes(self._body))
-            return _tail_facts(bytes(self._body[-BODY_TAIL_BYTES:]))
-        if not self._tail.events:  # a worker that answers JSON under the name of a stream
-            return body_facts(self._tail.window())
-        facts = _stream_facts(self._tail)
+                return body_facts(body)
+            return _tail_facts(body[-BODY_TAIL_BYTES:])
+        if not tail.events:  # a worker that answers JSON under the name of a stream
+            return body_facts(tail.window())
+        facts = _stream_facts(tail)
         if self.engine_request_id is not None:
             facts.engine_request_id = self.engine_request_id
         return facts

@@ -29,25 +29,23 @@ def receipt(
     order.remove(chosen)
     order.insert(0, chosen)
     columns = choice.columns.items()
+    shown = []
+    for i in order if limit is None else order[: max(1, limit)]:
+        worker, numbers = candidates[i], {}
+        for name, column in columns:
+            number = column[i]
+            if number is not None:
+                numbers[name] = number
+        shown.append(Candidate(worker.node_id, worker.url, i == chosen, numbers))
     return Decision(
-        policy=policy,
-        reason=choice.reason,
-        quality="fallback" if choice.fallback else quality,
-        candidate_count=len(candidates),
-        candidates=[
-            Candidate(
-                node_id=candidates[i].node_id,
-                worker_url=candidates[i].url,
-                chosen=i == chosen,
-                numbers={
-                    name: number for name, column in columns if (number := column[i]) is not None
-                },
-            )
-            for i in (order if limit is None else order[: max(1, limit)])
-        ],
-        load_age_seconds=load_age_seconds,
-        decision_seconds=decision_seconds,
-        regret_tokens=regret(choice),
+        policy,
+        choice.reason,
+        "fallback" if choice.fallback else quality,
+        len(candidates),
+        shown,
+        load_age_seconds,
+        decision_seconds,
+        regret(choice),
     )
 
 

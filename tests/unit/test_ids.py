@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from router.core.ids import (
-    RequestIdentity,
     acceptable,
     label,
     request_identity,
@@ -23,7 +22,7 @@ from router.core.ids import (
 OTHERS = ("X-Correlation-ID", "X-Trace-Id")
 
 
-def identity(**headers: str) -> RequestIdentity:
+def identity(**headers: str) -> tuple[str, str | None]:
     sent = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
     return request_identity(sent, OTHERS, "minted")
 
