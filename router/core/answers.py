@@ -8,7 +8,7 @@ every field may have any type: what is not understood costs that field and nothi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -59,26 +59,6 @@ class AnswerFacts(msgspec.Struct):
 
 _ABSENT: Final = msgspec.Raw(b"")
 _SILENT: Final = EngineReport()
-
-
-class Answer(msgspec.Struct):
-    """A body or an event, of any engine on any route."""
-
-    id: object = None
-    kind: object = msgspec.field(name="object", default=None)
-    type: object = None
-    index: object = None
-    status: object = None
-    error: object = None
-    message: msgspec.Raw = _ABSENT
-    delta: msgspec.Raw = _ABSENT
-    stop_reason: object = None
-    usage: msgspec.Raw = _ABSENT
-    choices: msgspec.Raw = _ABSENT
-    meta_info: msgspec.Raw = _ABSENT
-    metadata: msgspec.Raw = _ABSENT
-    timings: msgspec.Raw = _ABSENT
-    response: msgspec.Raw = _ABSENT
 
 
 class _Usage(msgspec.Struct):
@@ -132,7 +112,49 @@ class _Timings(msgspec.Struct):
     predicted_per_second: object = None
 
 
+class Answer(msgspec.Struct):
+    """A body or an event, of any engine on any route."""
+
+    id: object = None
+    kind: object = msgspec.field(name="object", default=None)
+    type: object = None
+    index: object = None
+    status: object = None
+    error: object = None
+    message: msgspec.Raw = _ABSENT
+    delta: msgspec.Raw = _ABSENT
+    stop_reason: object = None
+    usage: _Usage | None = None
+    choices: list[_Choice] | None = None
+    meta_info: _MetaInfo | None = None
+    metadata: _Metadata | None = None
+    timings: _Timings | None = None
+    response: msgspec.Raw = _ABSENT
+
+
+class _Odd(msgspec.Struct):
+    """The same where a part is not what it should be: each is looked at by itself."""
+
+    id: object = None
+    kind: object = msgspec.field(name="object", default=None)
+    type: object = None
+    index: object = None
+    status: object = None
+    error: object = None
+    message: msgspec.Raw = _ABSENT
+    delta: msgspec.Raw = _ABSENT
+    stop_reason: object = None
+    usage: msgspec.Raw = _ABSENT
+    choices: msgspec.Raw = _ABSENT
+    meta_info: msgspec.Raw = _ABSENT
+    metadata: msgspec.Raw = _ABSENT
+    timings: msgspec.Raw = _ABSENT
+    response: msgspec.Raw = _ABSENT
+
+
 _decode_answer: Final = msgspec.json.Decoder(Answer).decode
+_decode_odd: Final = msgspec.json.Decoder(_Odd).decode
+_decode_odd_list: Final = msgspec.json.Decoder(list[_Odd]).decode
 _decode_answers: Final = msgspec.json.Decoder(list[Answer]).decode
 _decode_usage: Final = msgspec.json.Decoder(_Usage).decode
 _decode_choices: Final = msgspec.json.Decoder(list[_Choice]).decode
@@ -152,28 +174,69 @@ def _decoded(decode: Callable[[bytes | msgspec.Raw], T], data: bytes | msgspec.R
 
 def parse_answer(data: bytes) -> Answer | None:
     """None for what is no JSON object."""
-    answer = _decoded(_decode_answer, data)
+    answer = _parsed(data)
     if answer is not None:
         # Events of the Responses API wrap their object, and so does the first one of Anthropic's.
         inner = answer.message if answer.type == MESSAGE_START else answer.response
         if inner:
-            return _decoded(_decode_answer, inner) or answer
+            return _parsed(inner) or answer
     return answer
+
+
+def _parsed(data: bytes | msgspec.Raw) -> Answer | None:
+    answer = _decoded(_decode_answer, data)
+    if answer is None and (odd := _decoded(_decode_odd, data)) is not None:
+        return _answer(odd)
+    return answer
+
+
+def _answer(odd: _Odd) -> Answer:
+    """What can be understood of it."""
+    return Answer(
+        odd.id,
+        odd.kind,
+        odd.type,
+        odd.index,
+        odd.status,
+        odd.error,
+        odd.message,
+        odd.delta,
+        odd.stop_reason,
+        usage=_decoded(_decode_usage, odd.usage),
+        choices=_decoded(_decode_choices, odd.choices),
+        meta_info=_decoded(_decode_meta_info, odd.meta_info),
+        metadata=_decoded(_decode_metadata, odd.metadata),
+        timings=_decoded(_decode_timings, odd.timings),
+        response=odd.response,
+    )
+
+
+def add_part(answer: Answer, name: Literal["meta_info", "usage", "timings"], data: bytes) -> None:
+    """A part that was found by itself, as JSON."""
+    if name == "usage":
+        answer.usage = _decoded(_decode_usage, data)
+    elif name == "timings":
+        answer.timings = _decoded(_decode_timings, data)
+    else:
+        answer.meta_info = _decoded(_decode_meta_info, data)
 
 
 def parse_answers(data: bytes) -> list[Answer]:
     """The items of a JSON array; none for anything else."""
-    return _decoded(_decode_answers, data) or []
+    answers = _decoded(_decode_answers, data)
+    if answers is None:
+        return [_answer(odd) for odd in _decoded(_decode_odd_list, data) or ()]
+    return answers
 
 
 def read_answer(answer: Answer) -> AnswerFacts:
     """The facts in one body or event."""
     facts = AnswerFacts(engine_request_id=_identifier(answer.id))
     report = EngineReport()
-    if answer.usage and (usage := _decoded(_decode_usage, answer.usage)):
-        _read_usage(usage, facts, report)
+    if answer.usage is not None:
+        _read_usage(answer.usage, facts, report)
     if answer.choices:
-        for choice in _decoded(_decode_choices, answer.choices) or ():
+        for choice in answer.choices:
             if report.finish_reason != ABORT:
                 report.finish_reason = _label(choice.finish_reason) or report.finish_reason
     if answer.type == "message_delta" and (delta := _decoded(_decode_delta, answer.delta)):
@@ -182,12 +245,12 @@ def read_answer(answer: Answer) -> AnswerFacts:
         report.finish_reason = _label(answer.stop_reason)
     if answer.kind == "response" and answer.status not in ("queued", "in_progress"):
         report.finish_reason = ABORT if answer.status == "cancelled" else _label(answer.status)
-    if answer.meta_info and (meta_info := _decoded(_decode_meta_info, answer.meta_info)):
-        _read_meta_info(meta_info, facts, report)
-    if answer.metadata and (metadata := _decoded(_decode_metadata, answer.metadata)):
-        report.weight_version = _label(metadata.weight_version)
-    if answer.timings and (timings := _decoded(_decode_timings, answer.timings)):
-        _read_timings(timings, facts, report)
+    if answer.meta_info is not None:
+        _read_meta_info(answer.meta_info, facts, report)
+    if answer.metadata is not None:
+        report.weight_version = _label(answer.metadata.weight_version)
+    if answer.timings is not None:
+        _read_timings(answer.timings, facts, report)
     if answer.error:
         facts.error = _message(answer.error)
     elif answer.kind == "error" or answer.type == "error":
@@ -203,21 +266,23 @@ def _read_usage(usage: _Usage, facts: AnswerFacts, report: EngineReport) -> None
 
     Anthropic's input tokens are those that were neither read from the cache nor written to it.
     """
-    facts.input_tokens = _first(usage.prompt_tokens, usage.input_tokens)
-    facts.output_tokens = _first(usage.completion_tokens, usage.output_tokens)
-    facts.cached_tokens = _first(
+    input_tokens = _either(usage.prompt_tokens, usage.input_tokens)
+    facts.output_tokens = _either(usage.completion_tokens, usage.output_tokens)
+    facts.cached_tokens = _either(
         _item(usage.prompt_tokens_details, "cached_tokens"),
         _item(usage.input_tokens_details, "cached_tokens"),
     )
     read = count(usage.cache_read_input_tokens)
-    if facts.input_tokens is not None and read is not None:
+    if input_tokens is not None and read is not None:
         facts.cached_tokens = read
-        facts.input_tokens += read + (count(usage.cache_creation_input_tokens) or 0)
-    report.reasoning_tokens = _first(
-        usage.reasoning_tokens,
-        _item(usage.completion_tokens_details, "reasoning_tokens"),
-        _item(usage.output_tokens_details, "reasoning_tokens"),
-    )
+        input_tokens += read + (count(usage.cache_creation_input_tokens) or 0)
+    facts.input_tokens = input_tokens
+    report.reasoning_tokens = count(usage.reasoning_tokens)
+    if report.reasoning_tokens is None:
+        report.reasoning_tokens = _either(
+            _item(usage.completion_tokens_details, "reasoning_tokens"),
+            _item(usage.output_tokens_details, "reasoning_tokens"),
+        )
 
 
 def _read_meta_info(meta_info: _MetaInfo, facts: AnswerFacts, report: EngineReport) -> None:
@@ -264,11 +329,9 @@ def count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < LARGEST_NUMBER else None
 
 
-def _first(*values: object) -> int | None:
-    for value in values:
-        if (known := count(value)) is not None:
-            return known
-    return None
+def _either(one: object, other: object) -> int | None:
+    known = count(one)
+    return known if known is not None or other is None else count(other)
 
 
 def _measure(value: object) -> float | None:

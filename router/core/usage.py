@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ from router.core.answers import (
     MESSAGE_START,
     Answer,
     AnswerFacts,
+    add_part,
     count,
     parse_answer,
     parse_answers,
@@ -35,6 +36,11 @@ BODY_TAIL_BYTES: Final = 64 * 1024
 # Vectors are bulky and of no interest; usage comes behind them.
 BULKY_ROUTES: Final = frozenset({"/v1/embeddings", "/embed"})
 LEADING_SPACE_BYTES: Final = 64
+PARTS: Final[tuple[Literal["meta_info", "usage", "timings"], ...]] = (
+    "meta_info",
+    "usage",
+    "timings",
+)
 EVENTS_READ: Final = 8  # from the end; the facts of a single answer are in the last three
 
 Sequence = int | None  # an event's `index` where one stream answers several prompts
@@ -222,12 +228,12 @@ def _sum(values: Iterable[int | None]) -> int | None:
 def _tail_facts(tail: bytes) -> AnswerFacts:
     """What can be had from the end of a body, or of an event, that was too large to keep."""
     answer = Answer()
-    for name in ("meta_info", "usage", "timings"):
+    for name in PARTS:
         _, found, rest = tail.rpartition(b'"%b":' % name.encode())
         if found:
             try:
                 value, _ = json.JSONDecoder().raw_decode(rest.decode("utf-8", "replace").lstrip())
-                setattr(answer, name, msgspec.Raw(msgspec.json.encode(value)))
+                add_part(answer, name, msgspec.json.encode(value))
             except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
                 continue
     return read_answer(answer)
