@@ -28,17 +28,18 @@ def record_key(trace: Trace) -> str:
 
 
 class Record:
-    """One version of one trace, encoded."""
+    """One version of one trace, encoded. `fresh`: none was sent to the store before."""
 
     __slots__ = (
-        "arrived_us", "detail", "engine_id", "key", "node_id", "owner", "request_id", "revision",
+        "arrived_us", "detail", "engine_id", "fresh", "key", "node_id", "owner", "request_id", "revision",
         "row", "session_id", "status", "tally",
     )  # fmt: skip
 
-    def __init__(self, live: LiveTrace, owner: str) -> None:
+    def __init__(self, live: LiveTrace, owner: str, *, fresh: bool = True) -> None:
         trace = live.trace
         self.key = record_key(trace)
         self.owner = owner
+        self.fresh = fresh
         self.revision = live.revision
         self.arrived_us = live.arrived_us
         self.status: Status = trace.status

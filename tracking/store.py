@@ -146,7 +146,8 @@ class TraceStore:
         were taken."""
         arguments: list[Argument] = []
         for record in records:
-            arguments += (record.key, record.stored(), record.tally)
+            fresh = b"1" if record.fresh else b""
+            arguments += (record.key, record.stored(), record.tally, fresh)
         accepted, _added = cast(list[int], await self._background("write", *arguments))
         return accepted
 

@@ -264,7 +264,7 @@ class TraceWriter:
 
     def _encode(self, key: str, live: LiveTrace) -> Record | None:
         try:
-            record = Record(live, self._owner)
+            record = Record(live, self._owner, fresh=key not in self._sent_revision)
         except Exception:
             # One trace that cannot be encoded is a bug of ours; it must not stop the others.
             log.exception("trace %r cannot be encoded and is dropped", key)

@@ -11,9 +11,11 @@
 --
 -- Held = arrival >= floor. The floor only rises: what was trimmed below it cannot be counted again.
 local P = string.sub(KEYS[1], 1, -4)
+local call, match, find, sub = redis.call, string.match, string.find, string.sub
 local SLACK_SECONDS = 120
 local AHEAD_US = 5000000
 local META = '^(%d+)\t(%d+)\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t\n]*)[^\n]*\n'
+local STORED = '^(%d+)\t%d+\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t[^\t]*\t([^\t\n]*)' -- less of it
 local OPEN = {queued = true, routed = true, processing = true}
 local STATUSES = {'queued', 'routed', 'processing', 'completed', 'failed', 'cancelled', 'rejected', 'lost'}
 
@@ -35,14 +37,20 @@ end
 
 -- The beginning of a record, with its meta line; empty where there is none. Lua hashes every byte it is
 -- given, so it is given what is mostly enough.
-local function head(key)
-  local k = P .. 'r:' .. key
-  local start = redis.call('GETRANGE', k, '0', '255')
-  if start == '' or string.find(start, '\n', 1, true) then return start end
-  return redis.call('GETRANGE', k, '0', '2047')
+local function head(k)
+  local start = call('GETRANGE', k, '0', '255')
+  if start == '' or find(start, '\n', 1, true) then return start end
+  return call('GETRANGE', k, '0', '2047')
 end
 
-local function stored_meta(key) return parse(head(key)) end
+-- Append to the list of that name.
+local function gather(lists, name, one, other)
+  local list = lists[name]
+  if not list then list = {}; lists[name] = list end
+  local n = #list
+  list[n + 1] = one
+  list[n + 2] = other
+end
 
 local function fleet_settings(now)
   local s = redis.call('HMGET', P .. 'settings', 'cap', 'ttl', 'floor', 'old_ttl', 'raised_at', 'epoch', 'tidied')
@@ -64,40 +72,38 @@ local function floor_of(settings)
   return math.max(settings.base_floor, tonumber(nth[2] or '0'))
 end
 
--- Take records (keys, at most some hundred) out of everything that names them. Returns what was known
--- of those that were there, by key.
-local function remove(keys)
-  if #keys == 0 then return {} end
-  local known, indexes, owners, strings = {}, {}, {}, {}
-  local function leave(kind, name, key, of)
-    local members = of[kind .. name]
-    if not members then members = {}; of[kind .. name] = members end
-    members[#members + 1] = key
-  end
+-- Take records (keys, at most some hundred) out of everything that names them. Returns how many of them
+-- were held.
+local function remove(keys, floor)
+  if #keys == 0 then return 0 end
+  local held, nodes, statuses, sessions, owners, strings = 0, {}, {}, {}, {}, {}
   for _, key in ipairs(keys) do
-    local m = stored_meta(key)
-    if m then
-      known[key] = m
-      leave('node:', m.node, key, indexes)
-      leave('status:', m.status, key, indexes)
-      if m.session ~= '' then leave('session:', m.session, key, indexes) end
-      if m.request_id ~= '' then leave('id:', m.request_id, key, indexes) end
-      if m.engine_id ~= '' then leave('engine:', m.engine_id, key, indexes) end
-      if OPEN[m.status] then leave('open:', m.owner, key, owners) end
-      strings[#strings + 1] = P .. 'r:' .. key
+    local k = P .. 'r:' .. key
+    local _, score, owner, status, node, session, request_id, engine_id = match(head(k), META)
+    if score then
+      if tonumber(score) >= floor then held = held + 1 end
+      strings[#strings + 1] = k
+      gather(nodes, node, key)
+      gather(statuses, status, key)
+      if session ~= '' then gather(sessions, session, key) end
+      if request_id ~= '' then call('ZREM', P .. 'id:' .. request_id, key) end
+      if engine_id ~= '' then call('ZREM', P .. 'engine:' .. engine_id, key) end
+      if OPEN[status] then gather(owners, owner, key) end
     end
   end
-  redis.call('ZREM', P .. 'all', unpack(keys))
-  for index, members in pairs(indexes) do redis.call('ZREM', P .. index, unpack(members)) end
-  for open, members in pairs(owners) do redis.call('SREM', P .. open, unpack(members)) end
-  if #strings > 0 then redis.call('DEL', unpack(strings)) end
-  return known
+  call('ZREM', P .. 'all', unpack(keys))
+  for prefix, indexes in pairs({['node:'] = nodes, ['status:'] = statuses, ['session:'] = sessions}) do
+    for name, members in pairs(indexes) do call('ZREM', P .. prefix .. name, unpack(members)) end
+  end
+  for owner, members in pairs(owners) do call('SREM', P .. 'open:' .. owner, unpack(members)) end
+  if #strings > 0 then call('DEL', unpack(strings)) end
+  return held
 end
 
 -- Remove at most `limit` records below the floor; returns how many it saw.
 local function collect(floor, limit)
   local stale = redis.call('ZRANGEBYSCORE', P .. 'all', '-inf', '(' .. text(floor), 'LIMIT', 0, limit)
-  remove(stale)
+  remove(stale, floor)
   return #stale
 end
 

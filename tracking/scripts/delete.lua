@@ -29,9 +29,7 @@ end
 
 local deleted = 0
 local function delete(keys)
-  for _, m in pairs(remove(keys)) do
-    if m.arrived >= floor then deleted = deleted + 1 end
-  end
+  deleted = deleted + remove(keys, floor)
 end
 local function delete_under(index)
   local keys = redis.call('ZREVRANGE', P .. index, 0, AT_ONCE - 1)

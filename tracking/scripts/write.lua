@@ -1,8 +1,9 @@
 -- Write a batch of records (at most 100), atomically.
 --
--- ARGV[3..]  for each record: key, record (meta, row, detail), tally
+-- ARGV[3..]  for each record: key, record (meta, row, detail), tally, fresh
 --            tally: route TAB policy TAB model LF facts of a finished request, else empty; the facts
 --            are left in the log of finished requests, which `sums` counts
+--            fresh: '1' where the caller has not sent this key before; it only saves time
 -- Returns    {accepted, added}
 --
 -- A record is taken when nothing is stored under its key, when it is newer and of the same owner, or
@@ -18,15 +19,54 @@ local floor = floor_of(settings)
 local lifetime = settings.ttl + SLACK_SECONDS
 local lives = text(lifetime)
 local tidy = math.abs(now - settings.tidied) >= TIDY_US
-local accepted, rejections = 0, false
-local moves, opened, closed, seen, tallies, finished, expiries = {}, {}, {}, {}, {}, {}, {}
+local accepted, added, rejections = 0, 0, false
+local seen, tallies, finished, expiries = {}, {}, {}, {}
 local tip = feed_tip()
 
--- Gathered, so that each index is changed in one call: the score of a key, or false where it leaves.
-local function move(index, key, score)
-  local keys = moves[index]
-  if not keys then keys = {}; moves[index] = keys end
-  keys[key] = score
+-- Gathered, so that each index is changed in one call: score, key, score, key, ... of what comes, the keys
+-- of what leaves. A key is gathered once, so the order of those calls does not matter.
+local gathered, all, nodes, statuses, left_nodes, left_statuses, opened, closed
+
+local function gather_anew()
+  gathered, all, nodes, statuses, left_nodes, left_statuses, opened, closed = {}, {}, {}, {}, {}, {}, {}, {}
+end
+
+local function trim(k)
+  local stale = call('ZRANGEBYSCORE', k, '-inf', '(' .. text(floor), 'LIMIT', 0, TRIM)
+  if #stale > 0 then call('ZREM', k, unpack(stale)) end
+end
+
+local function enter(k, members)
+  local count = call('ZADD', k, unpack(members))
+  call('EXPIRE', k, lives)
+  return count
+end
+
+local function change_indexes()
+  if #all > 0 then added = added + enter(P .. 'all', all) end
+  for prefix, indexes in pairs({['node:'] = nodes, ['status:'] = statuses}) do
+    for name, members in pairs(indexes) do
+      enter(P .. prefix .. name, members)
+      if tidy then trim(P .. prefix .. name) end
+    end
+  end
+  for prefix, indexes in pairs({['node:'] = left_nodes, ['status:'] = left_statuses}) do
+    for name, keys in pairs(indexes) do call('ZREM', P .. prefix .. name, unpack(keys)) end
+  end
+  for owner, keys in pairs(closed) do call('SREM', P .. 'open:' .. owner, unpack(keys)) end
+  for owner, keys in pairs(opened) do
+    call('SADD', P .. 'open:' .. owner, unpack(keys))
+    call('EXPIRE', P .. 'open:' .. owner, lives)
+    call('SADD', P .. 'owners', owner)
+    call('EXPIRE', P .. 'owners', lives)
+  end
+end
+
+-- An index of a few keys, mostly this one alone.
+local function point(k, key, score)
+  call('ZADD', k, score, key)
+  call('EXPIRE', k, lives)
+  if tidy then trim(k) end
 end
 
 local function expiry(arrived)
@@ -36,142 +76,103 @@ local function expiry(arrived)
   return at
 end
 
-local function trim(k)
-  local stale = redis.call('ZRANGEBYSCORE', k, '-inf', '(' .. text(floor), 'LIMIT', 0, TRIM)
-  if #stale > 0 then redis.call('ZREM', k, unpack(stale)) end
-end
-
--- An index of a few keys, mostly this one alone.
-local function point(index, key, score)
-  local k = P .. index
-  redis.call('ZADD', k, score, key)
-  redis.call('EXPIRE', k, lives)
-  if tidy then trim(k) end
-end
-
 local function tally(arrived, names)
   local minute = math.floor(arrived / 60000000)
-  local cut = string.find(names, '\n', 1, true)
-  finished[#finished + 1] = string.sub(names, cut + 1)
+  local cut = find(names, '\n', 1, true)
+  finished[#finished + 1] = sub(names, cut + 1)
   local counts = tallies[minute]
   if not counts then counts = {}; tallies[minute] = counts end
-  names = string.sub(names, 1, cut - 1)
+  names = sub(names, 1, cut - 1)
   counts[names] = (counts[names] or 0) + 1
 end
 
--- Locals instead of `parse`: it is a tenth of this script's time.
-for i = 3, #ARGV, 3 do
-  local key, record, names = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local revision, score, owner, status, node, session, request_id, engine_id = string.match(record, META)
-  local had, _, had_owner, had_status, had_node, had_session, _, had_engine = string.match(head(key), META)
-  local newer = not had or (had_owner == owner and (tonumber(revision) > tonumber(had) or
-    (had_status == 'lost' and tonumber(revision) == tonumber(had))))
-  local arrived, open, was_open = tonumber(score), OPEN[status], had and OPEN[had_status]
+gather_anew()
+for i = 3, #ARGV, 4 do
+  local key, record, names, fresh = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3] == '1'
+  if gathered[key] then
+    change_indexes()
+    gather_anew()
+  end
+  gathered[key] = true
+  local k = P .. 'r:' .. key
+  local revision, score, owner, status, node, session, request_id, engine_id = match(record, META)
+  local arrived, open = tonumber(score), OPEN[status]
+  local had, had_owner, had_status, had_node, had_session, had_engine
+  local newer = false
   if arrived < floor then
     -- Not held any more, so neither running: its stored version may be gone already.
-    if not open then closed[key] = owner; opened[key] = nil end
-  elseif newer then
+    if not open then gather(closed, owner, key) end
+  elseif fresh and call('SET', k, record, 'NX', 'EXAT', expiry(arrived)) then
+    newer = true
+  else
+    had, had_owner, had_status, had_node, had_session, had_engine = match(head(k), STORED)
+    newer = not had or (had_owner == owner and (tonumber(revision) > tonumber(had) or
+      (had_status == 'lost' and tonumber(revision) == tonumber(had))))
+    if newer then call('SET', k, record, 'EXAT', expiry(arrived)) end
+  end
+  if newer then
     accepted = accepted + 1
-    redis.call('SET', P .. 'r:' .. key, record, 'EXAT', expiry(arrived))
+    local was_open = OPEN[had_status]
     if tip and not (had_status == status and had_node == node) then
       tell(tip, row_of(record), record)
     end
     if not had then
-      move('all', key, score)
-      if request_id ~= '' then point('id:' .. request_id, key, score) end
+      all[#all + 1] = score
+      all[#all + 1] = key
+      if request_id ~= '' then point(P .. 'id:' .. request_id, key, score) end
     end
     if had_node ~= node then
-      if had then move('node:' .. had_node, key, false) end
-      move('node:' .. node, key, score)
+      if had then gather(left_nodes, had_node, key) end
+      gather(nodes, node, score, key)
     end
     if had_status ~= status then
-      if had then move('status:' .. had_status, key, false) end
-      move('status:' .. status, key, score)
+      if had then gather(left_statuses, had_status, key) end
+      gather(statuses, status, score, key)
       rejections = rejections or status == 'rejected'
     end
     if had_session ~= session then
-      if had and had_session ~= '' then redis.call('ZREM', P .. 'session:' .. had_session, key) end
-      if session ~= '' then point('session:' .. session, key, score) end
+      if had and had_session ~= '' then call('ZREM', P .. 'session:' .. had_session, key) end
+      if session ~= '' then point(P .. 'session:' .. session, key, score) end
     end
     if engine_id ~= '' and had_engine ~= engine_id then
-      if had and had_engine ~= '' then redis.call('ZREM', P .. 'engine:' .. had_engine, key) end
-      point('engine:' .. engine_id, key, score)
+      if had and had_engine ~= '' then call('ZREM', P .. 'engine:' .. had_engine, key) end
+      point(P .. 'engine:' .. engine_id, key, score)
     end
-    if not seen[node] or arrived > tonumber(seen[node]) then seen[node] = score end
+    if arrived > (seen[node] or 0) then seen[node] = arrived end
     if open then
-      if not was_open then opened[key] = owner; closed[key] = nil end
+      if not was_open then gather(opened, owner, key) end
     else
-      if was_open then closed[key] = owner; opened[key] = nil end
+      if was_open then gather(closed, owner, key) end
       if names ~= '' and (not had or was_open or had_status == 'lost') then tally(arrived, names) end
     end
   end
 end
+change_indexes()
+if added > 0 then call('INCRBY', P .. 'total', added) end
 
-local added = 0
-for index, keys in pairs(moves) do
-  local k, come, go = P .. index, {}, {}
-  for key, score in pairs(keys) do
-    if score then
-      come[#come + 1] = score
-      come[#come + 1] = key
-    else
-      go[#go + 1] = key
-    end
-  end
-  if #go > 0 then redis.call('ZREM', k, unpack(go)) end
-  if #come > 0 then
-    local count = redis.call('ZADD', k, unpack(come))
-    if index == 'all' then added = count end
-    redis.call('EXPIRE', k, lives)
-  end
-  -- Members of `all` are removed with their records, below.
-  if tidy and index ~= 'all' then trim(k) end
-end
-if added > 0 then redis.call('INCRBY', P .. 'total', added) end
-
-local function by_owner(keys)
-  local owners = {}
-  for key, owner in pairs(keys) do
-    local own = owners[owner]
-    if not own then own = {}; owners[owner] = own end
-    own[#own + 1] = key
-  end
-  return pairs(owners)
-end
-for owner, keys in by_owner(closed) do redis.call('SREM', P .. 'open:' .. owner, unpack(keys)) end
-for owner, keys in by_owner(opened) do
-  redis.call('SADD', P .. 'open:' .. owner, unpack(keys))
-  redis.call('EXPIRE', P .. 'open:' .. owner, lives)
-  redis.call('SADD', P .. 'owners', owner)
-  redis.call('EXPIRE', P .. 'owners', lives)
-end
-
-local nodes = {}
-for node, score in pairs(seen) do
-  nodes[#nodes + 1] = score
-  nodes[#nodes + 1] = node
-end
-if #nodes > 0 then
-  redis.call('ZADD', P .. 'nodes-seen', 'GT', unpack(nodes))
-  redis.call('EXPIRE', P .. 'nodes-seen', lives)
+local latest = {}
+for node, arrived in pairs(seen) do gather(latest, 1, text(arrived), node) end
+if latest[1] then
+  call('ZADD', P .. 'nodes-seen', 'GT', unpack(latest[1]))
+  call('EXPIRE', P .. 'nodes-seen', lives)
   if tidy then trim(P .. 'nodes-seen') end
 end
 
 if #finished > 0 then
-  redis.call('RPUSH', P .. 'finished', table.concat(finished, '\n'))
-  redis.call('EXPIRE', P .. 'finished', lives)
+  call('RPUSH', P .. 'finished', table.concat(finished, '\n'))
+  call('EXPIRE', P .. 'finished', lives)
 end
 local function count(bucket, kind, name, n)
   if name == '' then return end
   local k, field = P .. bucket, kind .. ':' .. name
-  if redis.call('HINCRBY', k, field, n) == n then -- a new one
-    if redis.call('HINCRBY', k, '#' .. kind, 1) > MAX_NAMES then
-      redis.call('HDEL', k, field)
-      redis.call('HINCRBY', k, kind .. ':other', n)
+  if call('HINCRBY', k, field, n) == n then -- a new one
+    if call('HINCRBY', k, '#' .. kind, 1) > MAX_NAMES then
+      call('HDEL', k, field)
+      call('HINCRBY', k, kind .. ':other', n)
     end
-    redis.call('EXPIRE', k, lifetime + 3600)
+    call('EXPIRE', k, lifetime + 3600)
   elseif tidy then
-    redis.call('EXPIRE', k, lifetime + 3600)
+    call('EXPIRE', k, lifetime + 3600)
   end
 end
 for minute, counts in pairs(tallies) do
@@ -190,17 +191,17 @@ end
 if rejections or tidy then
   local room = math.max(1, math.floor(settings.cap / 10))
   local rejected = P .. 'status:rejected'
-  local excess = redis.call('ZCOUNT', rejected, text(floor), '+inf') - room
+  local excess = call('ZCOUNT', rejected, text(floor), '+inf') - room
   if excess > 0 then
-    local oldest = redis.call('ZRANGEBYSCORE', rejected, text(floor), '+inf', 'LIMIT', 0, math.min(excess, TRIM))
-    remove(oldest)
-    redis.call('ZREM', rejected, unpack(oldest))
+    local oldest = call('ZRANGEBYSCORE', rejected, text(floor), '+inf', 'LIMIT', 0, math.min(excess, TRIM))
+    remove(oldest, floor)
+    call('ZREM', rejected, unpack(oldest))
   end
 end
 
 -- Collecting rubbish. No answer waits for it, since all go by the floor.
 floor = floor_of(settings)
-redis.call('HSET', P .. 'settings', 'floor', text(floor), 'tidied', text(tidy and now or settings.tidied))
-if tidy then redis.call('EXPIRE', P .. 'settings', lives) end
+call('HSET', P .. 'settings', 'floor', text(floor), 'tidied', text(tidy and now or settings.tidied))
+if tidy then call('EXPIRE', P .. 'settings', lives) end
 collect(floor, TRIM)
 return {accepted, added}
