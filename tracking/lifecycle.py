@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tracking.trace import Status, Trace, TraceDetail
+import msgspec
+
+from tracking.trace import Decision, Status, Trace, TraceDetail
 
 NEXT: Final[dict[Status, frozenset[Status]]] = {
     "queued": frozenset({"routed", "rejected", "failed", "cancelled"}),
@@ -37,16 +39,17 @@ class LiveTrace:
 
     `arrived_us` is the arrival in microseconds since the epoch on the fleet's clock; it is the
     score of the record in every index. `revision` counts the changes, so that a store can refuse
-    what is older than what it holds.
+    what is older than what it holds. `receipt` is a decision with its JSON, kept by whoever encodes it.
     """
 
-    __slots__ = ("arrived_us", "detail", "revision", "trace")
+    __slots__ = ("arrived_us", "detail", "receipt", "revision", "trace")
 
     def __init__(self, trace: Trace, arrived_us: int) -> None:
         self.trace = trace
         self.detail = TraceDetail()
         self.arrived_us = arrived_us
         self.revision = 1
+        self.receipt: tuple[Decision, msgspec.Raw] | None = None
 
     @property
     def terminal(self) -> bool:

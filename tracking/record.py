@@ -6,7 +6,7 @@ read the meta line only. `scripts/_common.lua` has the order of its fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -32,8 +32,11 @@ class Record:
 
     __slots__ = (
         "arrived_us", "detail", "engine_id", "fresh", "key", "node_id", "owner", "request_id", "revision",
-        "row", "session_id", "status", "tally",
+        "row", "session_id", "size", "status", "tally",
     )  # fmt: skip
+
+    size: int
+    """Bytes it takes while it is kept here."""
 
     def __init__(self, live: LiveTrace, owner: str, *, fresh: bool = True) -> None:
         trace = live.trace
@@ -48,26 +51,40 @@ class Record:
         self.engine_id = trace.engine_request_id
         self.session_id = trace.session_id
         self.tally = _tally(trace, live.detail.decision, live.arrived_us)
-        self.row, self.detail = _encoded(trace), _encoded(live.detail)
-        if len(self.row) + len(self.detail) > LARGEST_RECORD or len(self.row) > LARGEST_ROW:
-            self.row, self.detail = fitted(trace, live.detail, _encoded)
+        row, detail = _encoded(trace), _encoded_detail(live)
+        if len(row) + len(detail) > LARGEST_RECORD or len(row) > LARGEST_ROW:
+            row, detail = fitted(trace, live.detail, _encoded)
+        self._keep(row, detail)
+
+    def _keep(self, row: bytes, detail: bytes) -> None:
+        self.row, self.detail = row, detail
+        self.size = len(row) + len(detail) + _OVERHEAD_BYTES
 
     @property
     def terminal(self) -> bool:
         return self.status in TERMINAL
 
-    @property
-    def size(self) -> int:
-        """Bytes it takes while it is kept here."""
-        return len(self.row) + len(self.detail) + _OVERHEAD_BYTES
-
     def stored(self) -> bytes:
         """The record as the store keeps it."""
+        return b"\n".join((self._meta(), self.row, self.detail))
+
+    def _meta(self) -> bytes:
+        session_id = self.session_id or ""
         request_id = "" if self.request_id == self.key else self.request_id
-        engine_id = "" if self.engine_id in (self.key, self.request_id) else self.engine_id
-        names = (self.owner, self.status, self.node_id, self.session_id, request_id, engine_id)
-        meta = b"%d\t%d\t%b" % (self.revision, self.arrived_us, _meta_names(names))
-        return b"%b\n%b\n%b" % (meta, self.row, self.detail)
+        engine_id = self.engine_id or ""
+        if engine_id in (self.key, self.request_id):
+            engine_id = ""
+        text = (
+            f"{self.revision}\t{self.arrived_us}\t{self.owner}\t{self.status}\t{self.node_id}"
+            f"\t{session_id}\t{request_id}\t{engine_id}"
+        )
+        # Nearly always there is nothing that `index_text` would change.
+        plain = text.isascii() and text.count("\t") == 7 and "\n" not in text and "\r" not in text
+        if plain and len(text) <= INDEX_TEXT_BYTES:
+            return text.encode()
+        numbers = b"%d\t%d" % (self.revision, self.arrived_us)
+        names = (self.owner, self.status, self.node_id, session_id, request_id, engine_id)
+        return b"\t".join((numbers, *map(index_text, names)))
 
     def whole(self) -> bytes:
         """The trace object as JSON, row and detail together."""
@@ -78,8 +95,15 @@ class Record:
         trace = msgspec.json.decode(self.row, type=Trace)
         detail = msgspec.json.decode(self.detail, type=TraceDetail)
         rename_nodes(trace, detail, rename)
-        self.node_id, self.row, self.detail = trace.node_id, _encode(trace), _encode(detail)
+        self.node_id = trace.node_id
+        self._keep(_encode(trace), _encode(detail))
         self.tally = _tally(trace, detail.decision, self.arrived_us)
+
+
+def rename_running(live: LiveTrace, rename: Callable[[str], str]) -> None:
+    """Apply `rename` to every node name in a trace that is not encoded yet."""
+    rename_nodes(live.trace, live.detail, rename)
+    live.receipt = None
 
 
 def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]) -> None:
@@ -95,6 +119,31 @@ def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]
         part.node_id = rename(part.node_id)
 
 
+class _Detail(msgspec.Struct, omit_defaults=True):
+    """A `TraceDetail` whose receipt, most of its bytes, is encoded already."""
+
+    attempts: list[Attempt] = []
+    decision: msgspec.Raw | None = None
+    prefill_decision: Decision | None = None
+    prefix_hashes: list[str] = []
+
+
+def _encoded_detail(live: LiveTrace) -> bytes:
+    """Most requests are written twice, with one and the same receipt: it is encoded once."""
+    detail, decision = live.detail, live.detail.decision
+    if decision is None:
+        return _encoded(detail)
+    if live.receipt is None or live.receipt[0] is not decision:
+        live.receipt = decision, msgspec.Raw(_encoded(decision))
+    _, receipt = live.receipt
+    try:
+        return _encode(
+            _Detail(detail.attempts, receipt, detail.prefill_decision, detail.prefix_hashes)
+        )
+    except UnicodeEncodeError:
+        return _encoded(detail)
+
+
 def _tally(trace: Trace, decision: Decision | None, arrived_us: int) -> bytes:
     """What a terminal record adds to the statistics, as `write.lua` takes it."""
     if trace.status not in TERMINAL:
@@ -106,15 +155,6 @@ def _tally(trace: Trace, decision: Decision | None, arrived_us: int) -> bytes:
 @lru_cache(maxsize=256)
 def _tally_names(*names: str | None) -> bytes:
     return b"\t".join(map(index_text, names)) + b"\n"
-
-
-def _meta_names(names: Sequence[str | None]) -> bytes:
-    """As `index_text` has each of them, but all at once where, as nearly always, nothing is to be done."""
-    text = "\t".join([name or "" for name in names])
-    plain = text.isascii() and text.count("\t") == len(names) - 1
-    if plain and len(text) <= INDEX_TEXT_BYTES and "\n" not in text and "\r" not in text:
-        return text.encode()
-    return b"\t".join(map(index_text, names))
 
 
 def _encoded(part: msgspec.Struct) -> bytes:

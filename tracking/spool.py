@@ -21,7 +21,8 @@ class Spool:
 
     def add(self, record: Record) -> None:
         """Append; an older version under the same key leaves."""
-        self.remove(record.key)
+        if record.key in self._records:
+            self.remove(record.key)
         self._records[record.key] = record
         self.bytes += record.size
         for one in (record.request_id, record.engine_id):

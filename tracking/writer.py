@@ -29,7 +29,7 @@ import msgspec
 from tracking.health import StoreHealth
 from tracking.lifecycle import LiveTrace
 from tracking.recent import Recent
-from tracking.record import Record, record_key, rename_nodes
+from tracking.record import Record, record_key, rename_running
 from tracking.spool import Spool
 from tracking.waiters import Waiters
 
@@ -314,7 +314,7 @@ class TraceWriter:
         """Commit again, with node names as `rename` has them."""
         if rename is not None:
             for live in self._running().values():
-                rename_nodes(live.trace, live.detail, rename)
+                rename_running(live, rename)
             for record in chain(self._backlog.newest_first(), self._recent.newest_first()):
                 record.renamed(rename)
         self._held = False

@@ -224,6 +224,34 @@ async def test_every_key_is_known_and_expires_but_for_the_few_that_may_stay(back
         assert (ttl == -1) == (name in WITHOUT_EXPIRY), name
 
 
+async def test_indexes_live_as_long_as_what_was_written_last_needs(backend):
+    store = backend.store(ttl_seconds=100)
+    await store.write([record("k1", node="worker-1", status="processing")])
+    indexes = {name for name in await backend.keys() if not name.startswith(("r:", "minute:"))}
+    for name in indexes - WITHOUT_EXPIRY:  # as if nearly all of that time had passed
+        await backend.client.expire(backend.key(name), 5)
+    await backend.client.hdel(backend.key("settings"), "renewed")
+    await store.write([record("k2", node="worker-2", status="failed")])
+    await store.write([record("k3", node="worker-3", status="cancelled")])
+    lives = await backend.keys()
+    for name in ("all", "nodes-seen", "node:worker-1", "node:worker-2", "node:worker-3",
+                 "status:processing", "status:failed", "status:cancelled", "owners"):  # fmt: skip
+        assert lives[name] > 100, name
+
+
+async def test_what_expired_unseen_leaves_the_indexes_with_later_writes(backend):
+    store = backend.store(max_entries=2)
+    await store.write([record(f"old{n}", age_seconds=60 - n, session="s") for n in range(2)])
+    for n in range(2):  # as if nobody had written for so long
+        await backend.client.delete(backend.key(f"r:old{n}"))
+    await store.write([record(age_seconds=9), record()])
+    await backend.client.hdel(backend.key("settings"), "renewed")
+    await store.write([record(session="s")])
+    for index in ("all", "node:worker-0", "status:completed"):
+        assert await backend.client.zcard(backend.key(index)) == 2, index
+    assert await backend.client.zcard(backend.key("session:s")) == 1
+
+
 async def test_nothing_is_left_of_records_that_were_pushed_out(backend):
     store = backend.store(max_entries=3)
     for i in range(30):

@@ -85,10 +85,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- what happens ----------------------------------------------------------------------------
 
-    @rule(batch=st.lists(versions, min_size=1, max_size=8))
-    def write(self, batch: list[tuple[int, str, int, str, str]]) -> None:
+    @rule(batch=st.lists(versions, min_size=1, max_size=8), fresh=st.booleans())
+    def write(self, batch: list[tuple[int, str, int, str, str]], fresh: bool) -> None:
         versions = [self.version(*one) for one in batch]
-        accepted = self.run(self.store.write([stored_form(one) for one in versions]))
+        records = [stored_form(one) for one in versions]
+        for one in records:
+            one.fresh = fresh  # right or wrong, it changes nothing
+        accepted = self.run(self.store.write(records))
         assert accepted == self.model.write(versions)
 
     @rule(number=numbers)

@@ -14,8 +14,7 @@ local P = string.sub(KEYS[1], 1, -4)
 local call, match, find, sub = redis.call, string.match, string.find, string.sub
 local SLACK_SECONDS = 120
 local AHEAD_US = 5000000
-local META = '^(%d+)\t(%d+)\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t\n]*)[^\n]*\n'
-local STORED = '^(%d+)\t%d+\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t[^\t]*\t([^\t\n]*)' -- less of it
+local META = '^(%d+)\t(%d+)\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t\n]*)'
 local OPEN = {queued = true, routed = true, processing = true}
 local STATUSES = {'queued', 'routed', 'processing', 'completed', 'failed', 'cancelled', 'rejected', 'lost'}
 
@@ -25,14 +24,6 @@ local function text(number) return string.format('%.0f', number) end
 local function time_us()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
-end
-
-local function parse(record)
-  local revision, score, owner, status, node, session, request_id, engine_id =
-    string.match(record, META)
-  if not revision then return nil end
-  return {revision = tonumber(revision), score = score, arrived = tonumber(score), owner = owner,
-    status = status, node = node, session = session, request_id = request_id, engine_id = engine_id}
 end
 
 -- The beginning of a record, with its meta line; empty where there is none. Lua hashes every byte it is
@@ -53,9 +44,9 @@ local function gather(lists, name, one, other)
 end
 
 local function fleet_settings(now)
-  local s = redis.call('HMGET', P .. 'settings', 'cap', 'ttl', 'floor', 'old_ttl', 'raised_at', 'epoch', 'tidied')
+  local s = redis.call('HMGET', P .. 'settings', 'cap', 'ttl', 'floor', 'old_ttl', 'raised_at', 'epoch', 'renewed')
   local settings = {cap = tonumber(s[1] or ARGV[1]), ttl = tonumber(s[2] or ARGV[2]),
-    epoch = s[6] or '0', tidied = tonumber(s[7] or '0')}
+    epoch = s[6] or '0', renewed = tonumber(s[7] or '0')}
   local floor = now - settings.ttl * 1000000
   -- A stored floor far ahead was left by a clock that has since been set back.
   if s[3] and tonumber(s[3]) <= now + AHEAD_US then floor = math.max(floor, tonumber(s[3])) end

@@ -16,8 +16,8 @@ end
 
 local function by_key(key)
   local record = redis.call('GET', P .. 'r:' .. key)
-  local m = record and parse(record)
-  return m and m.arrived >= floor and record
+  local _, arrived = match(record or '', META)
+  return arrived and tonumber(arrived) >= floor and record
 end
 
 local found = {}

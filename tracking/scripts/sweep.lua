@@ -13,25 +13,25 @@ local tip = feed_tip()
 local function lose(key, owner)
   local k = P .. 'r:' .. key
   local record = redis.call('GET', k)
-  local m = record and parse(record)
-  if not m or m.owner ~= owner or not OPEN[m.status] then return end
+  local _, score, its_owner, status = match(record or '', META)
+  if its_owner ~= owner or not OPEN[status] then return end
   local row_start = string.find(record, '\n', 1, true) + 1
   local row_end = string.find(record, '\n', row_start, true) - 1
   local meta, row = string.sub(record, 1, row_start - 1), string.sub(record, row_start, row_end)
   -- Quotes inside JSON strings are escaped, so this can only be the field itself.
-  local field = '"status":"' .. m.status .. '"'
+  local field = '"status":"' .. status .. '"'
   local from, to = string.find(row, field, 1, true)
   row = string.sub(row, 1, from - 1) .. '"status":"lost"' .. string.sub(row, to + 1)
   if not string.find(row, ',"error":{', 1, true) then
     row = string.sub(row, 1, -2) .. ',"error":' .. ARGV[4] .. '}'
   end
-  from, to = string.find(meta, '\t' .. m.status .. '\t', 1, true)
+  from, to = string.find(meta, '\t' .. status .. '\t', 1, true)
   meta = string.sub(meta, 1, from) .. 'lost' .. string.sub(meta, to)
   redis.call('SET', k, meta .. row .. string.sub(record, row_end + 1), 'KEEPTTL')
-  redis.call('ZREM', P .. 'status:' .. m.status, key)
-  redis.call('ZADD', P .. 'status:lost', m.score, key)
+  redis.call('ZREM', P .. 'status:' .. status, key)
+  redis.call('ZADD', P .. 'status:lost', score, key)
   if tip then tell(tip, row, record) end
-  if m.arrived >= floor then lost = lost + 1 end
+  if tonumber(score) >= floor then lost = lost + 1 end
 end
 
 for _, owner in ipairs(redis.call('SMEMBERS', P .. 'owners')) do

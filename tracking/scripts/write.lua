@@ -9,18 +9,21 @@
 -- A record is taken when nothing is stored under its key, when it is newer and of the same owner, or
 -- when the stored one was declared lost and this comes from its owner. Anything else is a repeat, or
 -- late, and changes nothing. Index moves go by what is stored, never by what the caller believes.
-local MAX_NAMES = 64   -- distinct routes, policies, models in one bucket; models are the clients' words
-local TRIM = 120       -- of each kind of rubbish, per call: a call stays below 5 ms
-local TIDY_US = 100000 -- between calls that look for rubbish everywhere
+local STORED = '^(%d+)\t%d+\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t[^\t]*\t([^\t\n]*)' -- META, less of it
+local MAX_NAMES = 64     -- distinct routes, policies, models in one bucket; models are the clients' words
+local TRIM = 120         -- of each kind of rubbish, per call: a call stays below 5 ms
+local TRIM_INDEXES = 1000
+local RENEW_US = 1000000 -- between calls that renew expiries and look for rubbish in indexes
 
 local now = time_us()
 local settings = fleet_settings(now)
 local floor = floor_of(settings)
 local lifetime = settings.ttl + SLACK_SECONDS
 local lives = text(lifetime)
-local tidy = math.abs(now - settings.tidied) >= TIDY_US
+local renew = math.abs(now - settings.renewed) >= RENEW_US
+local room = TRIM_INDEXES
 local accepted, added, rejections = 0, 0, false
-local seen, tallies, finished, expiries = {}, {}, {}, {}
+local seen, newest, tallies, finished, expiries = {}, {}, {}, {}, {}
 local tip = feed_tip()
 
 -- Gathered, so that each index is changed in one call: score, key, score, key, ... of what comes, the keys
@@ -31,34 +34,32 @@ local function gather_anew()
   gathered, all, nodes, statuses, left_nodes, left_statuses, opened, closed = {}, {}, {}, {}, {}, {}, {}, {}
 end
 
+-- Members below the floor have left with their records, unless those had expired before.
 local function trim(k)
-  local stale = call('ZRANGEBYSCORE', k, '-inf', '(' .. text(floor), 'LIMIT', 0, TRIM)
-  if #stale > 0 then call('ZREM', k, unpack(stale)) end
-end
-
-local function enter(k, members)
-  local count = call('ZADD', k, unpack(members))
-  call('EXPIRE', k, lives)
-  return count
+  local stale = math.min(room, call('ZCOUNT', k, '-inf', '(' .. text(floor)))
+  if stale > 0 then call('ZREMRANGEBYRANK', k, 0, stale - 1) end
+  room = room - stale
 end
 
 local function change_indexes()
-  if #all > 0 then added = added + enter(P .. 'all', all) end
-  for prefix, indexes in pairs({['node:'] = nodes, ['status:'] = statuses}) do
-    for name, members in pairs(indexes) do
-      enter(P .. prefix .. name, members)
-      if tidy then trim(P .. prefix .. name) end
-    end
+  local indexes, keys = {}, {}
+  if #all > 0 then indexes[P .. 'all'] = all end
+  for name, members in pairs(nodes) do indexes[P .. 'node:' .. name] = members end
+  for name, members in pairs(statuses) do indexes[P .. 'status:' .. name] = members end
+  for k in pairs(indexes) do keys[#keys + 1] = k end
+  local new = #keys > 0 and call('EXISTS', unpack(keys)) < #keys
+  for k, members in pairs(indexes) do
+    local count = call('ZADD', k, unpack(members))
+    if members == all then added = added + count end
+    if new then call('EXPIRE', k, lives) end
   end
-  for prefix, indexes in pairs({['node:'] = left_nodes, ['status:'] = left_statuses}) do
-    for name, keys in pairs(indexes) do call('ZREM', P .. prefix .. name, unpack(keys)) end
-  end
-  for owner, keys in pairs(closed) do call('SREM', P .. 'open:' .. owner, unpack(keys)) end
-  for owner, keys in pairs(opened) do
-    call('SADD', P .. 'open:' .. owner, unpack(keys))
+  for name, gone in pairs(left_nodes) do call('ZREM', P .. 'node:' .. name, unpack(gone)) end
+  for name, gone in pairs(left_statuses) do call('ZREM', P .. 'status:' .. name, unpack(gone)) end
+  for owner, gone in pairs(closed) do call('SREM', P .. 'open:' .. owner, unpack(gone)) end
+  for owner, come in pairs(opened) do
+    call('SADD', P .. 'open:' .. owner, unpack(come))
     call('EXPIRE', P .. 'open:' .. owner, lives)
-    call('SADD', P .. 'owners', owner)
-    call('EXPIRE', P .. 'owners', lives)
+    if call('SADD', P .. 'owners', owner) == 1 then call('EXPIRE', P .. 'owners', lives) end
   end
 end
 
@@ -66,7 +67,7 @@ end
 local function point(k, key, score)
   call('ZADD', k, score, key)
   call('EXPIRE', k, lives)
-  if tidy then trim(k) end
+  if renew then trim(k) end
 end
 
 local function expiry(arrived)
@@ -138,7 +139,7 @@ for i = 3, #ARGV, 4 do
       if had and had_engine ~= '' then call('ZREM', P .. 'engine:' .. had_engine, key) end
       point(P .. 'engine:' .. engine_id, key, score)
     end
-    if arrived > (seen[node] or 0) then seen[node] = arrived end
+    if arrived > (seen[node] or 0) then seen[node], newest[node] = arrived, score end
     if open then
       if not was_open then gather(opened, owner, key) end
     else
@@ -151,16 +152,19 @@ change_indexes()
 if added > 0 then call('INCRBY', P .. 'total', added) end
 
 local latest = {}
-for node, arrived in pairs(seen) do gather(latest, 1, text(arrived), node) end
-if latest[1] then
-  call('ZADD', P .. 'nodes-seen', 'GT', unpack(latest[1]))
-  call('EXPIRE', P .. 'nodes-seen', lives)
-  if tidy then trim(P .. 'nodes-seen') end
+for node, score in pairs(newest) do
+  latest[#latest + 1] = score
+  latest[#latest + 1] = node
+end
+if #latest > 0 then
+  if call('ZADD', P .. 'nodes-seen', 'GT', unpack(latest)) > 0 then
+    call('EXPIRE', P .. 'nodes-seen', lives)
+  end
 end
 
 if #finished > 0 then
-  call('RPUSH', P .. 'finished', table.concat(finished, '\n'))
-  call('EXPIRE', P .. 'finished', lives)
+  local length = call('RPUSH', P .. 'finished', table.concat(finished, '\n'))
+  if length == 1 then call('EXPIRE', P .. 'finished', lives) end
 end
 local function count(bucket, kind, name, n)
   if name == '' then return end
@@ -171,7 +175,7 @@ local function count(bucket, kind, name, n)
       call('HINCRBY', k, kind .. ':other', n)
     end
     call('EXPIRE', k, lifetime + 3600)
-  elseif tidy then
+  elseif renew then
     call('EXPIRE', k, lifetime + 3600)
   end
 end
@@ -188,7 +192,7 @@ for minute, counts in pairs(tallies) do
 end
 
 -- A flood of rejections may not wash the view away: they have a tenth of the room.
-if rejections or tidy then
+if rejections or renew then
   local room = math.max(1, math.floor(settings.cap / 10))
   local rejected = P .. 'status:rejected'
   local excess = call('ZCOUNT', rejected, text(floor), '+inf') - room
@@ -199,9 +203,24 @@ if rejections or tidy then
   end
 end
 
+-- What a batch touches is not renewed each time: the slack of a lifetime covers the second between.
+if renew then
+  call('HSET', P .. 'settings', 'renewed', text(now))
+  for _, name in ipairs({'all', 'settings', 'nodes-seen', 'owners', 'finished'}) do
+    call('EXPIRE', P .. name, lives)
+  end
+  trim(P .. 'nodes-seen')
+  local indexes = {}
+  for _, status in ipairs(STATUSES) do indexes[#indexes + 1] = P .. 'status:' .. status end
+  for _, node in ipairs(call('ZRANGE', P .. 'nodes-seen', 0, -1)) do indexes[#indexes + 1] = P .. 'node:' .. node end
+  for _, k in ipairs(indexes) do
+    call('EXPIRE', k, lives)
+    trim(k)
+  end
+end
+
 -- Collecting rubbish. No answer waits for it, since all go by the floor.
 floor = floor_of(settings)
-call('HSET', P .. 'settings', 'floor', text(floor), 'tidied', text(tidy and now or settings.tidied))
-if tidy then call('EXPIRE', P .. 'settings', lives) end
+call('HSET', P .. 'settings', 'floor', text(floor))
 collect(floor, TRIM)
 return {accepted, added}
