@@ -18,6 +18,7 @@ from tests.waiting import PATIENCE_SECONDS
 from tracking.health import StoreHealth
 from tracking.lifecycle import LiveTrace
 from tracking.record import Record
+from tracking.trace import Candidate, Decision, TraceDetail, TraceError
 from tracking.view import StoreUnavailable
 from tracking.writer import TraceWriter
 
@@ -88,6 +89,11 @@ async def bench() -> AsyncIterator[Bench]:
     one.run()
     yield one
     await one.end()
+
+
+def receipt(node: str) -> Decision:
+    candidates = [Candidate(node, "http://localhost:30005", True, {"load": 1.0})]
+    return Decision("cache_aware", "cached", "exact", 1, candidates, 0.01, 0.001)
 
 
 def finish(one: LiveTrace) -> LiveTrace:
@@ -350,12 +356,38 @@ async def test_what_is_not_committed_is_known_here_by_every_id(bench):
     assert {r.key for r in bench.writer.all_known(100)} == {"k1", "k2"}
 
 
+async def test_every_version_of_a_trace_shows_the_receipt_of_its_last_choice(bench):
+    one = live("k", status="routed")
+    for node in ("worker-0", "worker-1"):
+        one.detail.decision = receipt(node)
+        for revision in (1, 2):  # encoded once, written twice
+            one.detail.attempts[0].duration_seconds = float(revision)
+            bench.writer.put(one)
+            assert await bench.writer.flush(1)
+            shown = msgspec.json.decode(bench.sink.records[-1].detail, type=TraceDetail)
+            assert shown == one.detail
+
+
+async def test_words_of_a_worker_that_are_not_utf8_leave_the_receipt_as_it_is(bench):
+    one = live("k", status="failed")
+    one.detail.decision = receipt("worker-0")
+    one.detail.attempts[0].error = TraceError("\udce9", "connect")
+    bench.writer.put(one)
+    assert await bench.writer.flush(1)
+    (written,) = bench.sink.records
+    shown = msgspec.json.decode(written.detail, type=TraceDetail)
+    assert shown.decision == one.detail.decision
+    assert shown.attempts[0].error == TraceError("?", "connect")
+
+
 async def test_provisional_names_never_reach_the_store():
     bench = Bench()
     bench.writer.hold()
     bench.run()
     running = live("open", status="processing", node="worker-0@1")
+    running.detail.decision = receipt("worker-0@1")
     bench.writer.put(running)
+    assert bench.writer.known(["open"]) != [None]  # encoded already, to be shown here
     bench.writer.put(live("done", node="worker-1"))
     await bench.until(lambda: bench.writer.stats().buffered_bytes > 0)
     assert bench.sink.calls == 0
@@ -364,6 +396,7 @@ async def test_provisional_names_never_reach_the_store():
     await bench.until(lambda: len(bench.sink.records) == 2)
     rows = {r.key: msgspec.json.decode(r.whole()) for r in bench.sink.records}
     assert (rows["open"]["node_id"], rows["done"]["node_id"]) == ("worker-1@1", "worker-0")
+    assert rows["open"]["decision"]["candidates"][0]["node_id"] == "worker-1@1"
     assert rows["done"]["attempts"][0]["node_id"] == "worker-0"
     assert {r.key: r.node_id for r in bench.sink.records} == {
         "open": "worker-1@1",
