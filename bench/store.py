@@ -81,12 +81,13 @@ async def write_cost(server: Server, rate: int, seconds: float, held: int = 1_00
     warm = await load(tracker.put, rate, 1.0 + full_seconds)
     await settled(tracker)
     spare_the_collector()  # as the router does
-    router_us, redis_us, idle_us, count = [], [], [], 0
+    router_us, redis_us, idle_us, redis_idle_us, count = [], [], [], [], 0
     memory = await server.memory()
     for _ in range(ROUNDS):
-        used = time.process_time()
+        before, used = await server.cpu_us(), time.process_time()
         some = await load(lambda _trace: None, rate, seconds / ROUNDS)
         idle_us.append((time.process_time() - used) / some * 1e6)
+        redis_idle_us.append((await server.cpu_us() - before) / some)
         before, used = await server.cpu_us(), time.process_time()
         some = await load(tracker.put, rate, seconds / ROUNDS, warm + count)
         await settled(tracker)
@@ -97,6 +98,7 @@ async def write_cost(server: Server, rate: int, seconds: float, held: int = 1_00
         "requests per second": round(count / seconds),
         "router cpu µs per request": round(min(router_us) - min(idle_us), 1),
         "redis cpu µs per request": round(min(redis_us), 1),
+        "of them idle": round(min(redis_idle_us), 1),
         "dropped": tracker.state().dropped,
     }
     if held > count:
@@ -238,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         directory = Path(folder)
         socket = directory / "socket"
-        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--hz", "100",
+        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--hz", "50",
                    "--dir", folder]  # fmt: skip
         redis = stack.enter_context(Pinned(command, (LOAD_CORE,), directory / "log"))
         wait(redis, socket.exists)

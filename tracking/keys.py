@@ -2,7 +2,8 @@
 
 All keys of a fleet carry one hash tag, `{fleet}`, so they lie in one slot of a cluster and one script
 can touch them together. Scores are arrival times in microseconds, as strings. *lifetime* is the
-retention in force plus a slack of 120 s for clocks and for the collection of rubbish.
+retention in force plus a slack of 120 s for clocks, for the collection of rubbish, and because
+expiries after a write are renewed once a second.
 
     key                    type    what                                          lives
     r:<key>                string  meta LF row LF detail (`scripts/_common.lua`)  arrival + lifetime
