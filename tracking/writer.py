@@ -27,6 +27,7 @@ from typing import Final, Protocol
 import msgspec
 
 from tracking.health import StoreHealth
+from tracking.known import newest_by_id, once
 from tracking.lifecycle import LiveTrace
 from tracking.recent import Recent
 from tracking.record import Record, record_key, rename_running
@@ -213,7 +214,7 @@ class TraceWriter:
 
     async def _fill_in(self) -> None:
         """Commit the oldest of the backlog."""
-        batch = _bounded(self._backlog.oldest(BATCH_RECORDS))
+        batch = self._backlog.oldest(BATCH_RECORDS, BATCH_BYTES)
         if await self._commit(batch):
             for record in batch:
                 if self._backlog.find(record.key) is record:
@@ -351,34 +352,22 @@ class TraceWriter:
 
     def known(self, ids: Sequence[str]) -> list[Record | None]:
         """The newest version known here, by request id, key or engine id; committed or not."""
-        by_id: dict[str, LiveTrace | Record] = {}
-        encoded = sorted(self._sending.values(), key=lambda record: record.arrived_us)
-        for record in encoded:
-            by_id |= dict.fromkeys(filter(None, (record.engine_id, record.key)), record)
-            by_id[record.request_id] = record
-        running = sorted(self._running().items(), key=lambda item: item[1].arrived_us)
-        for key, live in running:
-            by_id |= dict.fromkeys(filter(None, (live.trace.engine_request_id, key)), live)
-            by_id[live.trace.request_id] = live
+        newest = newest_by_id(self._running().values(), self._sending.values())
         found: list[Record | None] = []
         for one in ids:
-            here = by_id.get(one) or self._backlog.find(one) or self._recent.find(one)
+            here = newest.get(one) or self._backlog.find(one) or self._recent.find(one)
             found.append(Record(here, self._owner) if isinstance(here, LiveTrace) else here)
         return found
 
     def all_known(self, budget: int) -> Iterator[Record]:
         """Records known here, each once, at most `budget`; roughly newest first."""
-        seen: set[str] = set()
         everything = chain(
             (Record(live, self._owner) for live in reversed(self._running().values())),
             self._sending.values(),
             self._backlog.newest_first(),
             self._recent.newest_first(),
         )
-        for record in islice(everything, budget):
-            if record.key not in seen:
-                seen.add(record.key)
-                yield record
+        return once(islice(everything, budget))
 
     def stats(self) -> WriterStats:
         return WriterStats(
@@ -418,13 +407,3 @@ class TraceWriter:
         if left:
             log.warning("%d traces could not be stored before the end", left)
         return left
-
-
-def _bounded(records: list[Record]) -> list[Record]:
-    """The first of `records` that make one batch in bytes; at least one."""
-    size = 0
-    for count, record in enumerate(records, 1):
-        size += record.size
-        if size >= BATCH_BYTES:
-            return records[:count]
-    return records
