@@ -29,7 +29,7 @@ RECEIVE_BYTES = 64 * 1024
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-class AnswerHead(msgspec.Struct):
+class AnswerHead(msgspec.Struct, gc=False):
     """Status line and header fields of an answer, as they came.
 
     `content_length` is None where the length is not given up front (chunked, or until close).
