@@ -30,12 +30,11 @@ from router.errors import (
     UpstreamError,
     error_body,
 )
-from router.upstream.connection import AnswerHead, RawHeaders, UpstreamConnection
+from router.upstream.connection import LARGE_BYTES, AnswerHead, RawHeaders, UpstreamConnection
 
 log = logging.getLogger("router.relay")
 
 LAST_CHUNK = b"0\r\n\r\n"
-LARGE_BYTES = 16 * 1024  # joining what is shorter costs less than telling the kernel of each part
 
 
 class ClientStream(Protocol):
