@@ -131,5 +131,5 @@ def _unknown(rest: Sequence[str], known: Sequence[str]) -> str:
     # A value behind a misspelt flag may be a key: only names of flags are repeated.
     flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
     if not flags:
-        return "there is an argument that belongs to no flag"
+        return "there is an argument that belongs to no flag: trace-router serve --help lists them"
     return f"unknown flag {', '.join(flags)}{did_you_mean(flags[0], known)}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from router.flags import ConfigError
+from router.flags import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from router.config import Config
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return OK if first else MISUSED
         if first.startswith("-"):
             return serve_command(words)
-        raise ConfigError(f"there is no command {first!r}\n{USAGE}")
+        hint = did_you_mean(first, COMMANDS) or "; trace-router --help lists them"
+        raise ConfigError(f"there is no command {first!r}{hint}")
     except ConfigError as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"trace-router: {line}\n")

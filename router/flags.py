@@ -235,6 +235,8 @@ def _describe(info: types.Type) -> str:
             return "a whole number" + _bounds(info)
         case types.FloatType():
             return "a number" + _bounds(info)
+        case types.LiteralType((only,)):
+            return str(only)
         case types.LiteralType(values):
             return "one of " + ", ".join(map(str, values))
         case types.EnumType(enum):

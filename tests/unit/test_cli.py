@@ -129,8 +129,12 @@ def test_without_a_command_the_commands_are_shown(
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["launch"]) == 2
-    assert "there is no command 'launch'" in capsys.readouterr().err
+    for word, hint in (
+        ("launch", "trace-router --help lists them"),
+        ("serv", "did you mean serve?"),
+    ):
+        assert main([word]) == 2
+        assert capsys.readouterr().err == f"trace-router: there is no command '{word}'; {hint}\n"
 
 
 class Health(BaseHTTPRequestHandler):
