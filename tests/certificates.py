@@ -51,6 +51,4 @@ class Authority:
         return pair
 
     def _openssl(self, *arguments: str | Path) -> None:
-        subprocess.run(
-            ["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=20
-        )
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)

@@ -36,7 +36,7 @@ def nothing_of_ours_blocks_the_loop() -> Iterator[BlockBuster]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests in a Docker engine run only when they are asked for.
 
-    A test with sockets or processes gets a second try, which the summary shows as a rerun: where
+    A test with sockets, processes or a package index gets a second try, which the summary shows as a rerun: where
     it shares two cores with whatever else runs, a time limit of the product itself can pass for no
     fault of ours. What only computes has none.
     """
@@ -48,5 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if compiled and item.get_closest_marker("interpreted") is not None:
             item.add_marker(pytest.mark.skip("compiled classes cannot be changed"))
-        if any(item.get_closest_marker(name) for name in ("e2e", "redis", "asyncio")):
+        if any(
+            item.get_closest_marker(name) for name in ("e2e", "redis", "asyncio", "slow", "compose")
+        ):
             item.add_marker(pytest.mark.flaky(reruns=1))

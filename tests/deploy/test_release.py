@@ -51,7 +51,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         shutil.copytree(ROOT / package, source / package, ignore=ignored)
     found = Built(source, output)
     build = [sys.executable, "-m", "build", "--outdir", str(output), str(source)]
-    run = subprocess.run(build, capture_output=True, text=True, timeout=100, check=False)
+    run = subprocess.run(build, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return found
 

@@ -224,7 +224,8 @@ async def test_the_fleet_shows_workers_routers_and_store(shared: Fleet, page: Pa
 
 async def test_the_fleet_counts_every_request_that_has_ended(shared: Fleet, page: Page) -> None:
     await page.run("location.hash = '#/fleet?window=1h'")
-    await post(shared.router, "/generate", body())
+    await post(shared.router, "/generate", body(), request_id="counted")
+    await shared.ended("counted", shared.routers[1])
     stats = await shared.routers[1].json("/v1/traces/stats?window=1h")
     told = msgspec.convert(stats, Json)["window"]
     total = msgspec.convert(msgspec.convert(told, Json)["total"], Json)
