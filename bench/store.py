@@ -1,10 +1,10 @@
 """`python -m bench.store`: what tracing costs, and what the store can be asked while it is full.
 
-    python -m bench.store                          everything, at 100,000 records: three minutes
-    python -m bench.store --records 10000000 --only reads --only trim     7 GB of memory, ten minutes
-    python -m bench.store --only otel --only litellm                      others beside it
+    python -m bench.store                              everything, at 100,000 records: MINUTES
+    python -m bench.store --records 10000000 --only reads --only trim --only week      8 GB of memory
+    python -m bench.store --only otel --only litellm                                   others beside it
 
-A Redis of its own on core 1; the router's side (`Tracker`, or `TraceStore`) in this process on core
+A Redis of its own, set as docs/redis.md recommends, on core 1; the router's side (`Tracker`, or `TraceStore`) in this process on core
 0. Costs are CPU time: of this process less that of the same load with tracing replaced by nothing,
 and of Redis as INFO tells it. Times of queries are round trips of one caller.
 """
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,11 +29,13 @@ from typing import Final
 import msgspec
 import uvloop
 
-from bench.full_store import fill, reads, trim, watched
+from bench.full_store import reads
 from bench.measure import LOAD_CORE, TARGET_CORE, wait
 from bench.processes import Pinned
 from bench.report import RESULTS, machine
+from bench.store_fill import fill
 from bench.store_server import Figures, Server, now_us, quantile
+from bench.store_trim import delete, trim, watched, week
 from bench.targets import VENVS
 from bench.traces import finished, started
 from router.serving import spare_the_collector
@@ -201,32 +203,55 @@ def beside(name: str, packages: Sequence[str], script: str, *arguments: str) -> 
 
 # --- all of it ------------------------------------------------------------------------------------
 
-PARTS: Final = ("write", "batches", "freshness", "reads", "trim", "otel", "litellm")
+PARTS: Final = (
+    "write",
+    "batches",
+    "freshness",
+    "reads",
+    "trim",
+    "week",
+    "delete",
+    "otel",
+    "litellm",
+)
+FULL: Final = ("reads", "trim", "week")  # these share one filled store, in this order
+RECOMMENDED: Final = ("--hz", "50", "--lazyfree-lazy-expire", "yes")
 
 
 async def measure(server: Server, parts: Sequence[str], records: int, quick: bool) -> object:
     seconds, times = (1.0, 20) if quick else (10.0, 300)
     results: dict[str, object] = {}
+
+    async def measured(name: str, figures: Awaitable[object]) -> None:
+        began = time.monotonic()
+        results[name] = await figures
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
     if "write" in parts:
-        results["write at 1,000 a second"] = await write_cost(server, 1000, seconds)
-        results["write at 4,000 a second"] = await write_cost(server, 4000, seconds)
-        full = await write_cost(server, 1000, seconds, held=2000)
-        results["write at 1,000 a second, as many trimmed"] = full
+        await measured("write at 1,000 a second", write_cost(server, 1000, seconds))
+        await measured("write at 4,000 a second", write_cost(server, 4000, seconds))
+        full = write_cost(server, 1000, seconds, held=2000)
+        await measured("write at 1,000 a second, as many trimmed", full)
     if "batches" in parts:
-        results["largest batches, with a tail"] = await largest_batches(server, int(20 * seconds))
+        batches = largest_batches(server, int(20 * seconds))
+        await measured("largest batches, with a tail", batches)
     if "freshness" in parts:
-        results["freshness at 1,000 requests a second"] = await freshness(server, 1000, seconds)
-    if "reads" in parts or "trim" in parts:
-        results["fill"] = await fill(server, records)
+        await measured("freshness at 1,000 requests a second", freshness(server, 1000, seconds))
+    if any(part in FULL for part in parts):
+        await measured("fill", fill(server, records))
     if "reads" in parts:
-        results["reads"] = await reads(server, records, times)
+        await measured("reads", reads(server, records, times))
     if "trim" in parts:
-        results["trim"] = await trim(server, records)
+        await measured("trim", trim(server, records))
+    if "week" in parts:
+        await measured("week", week(server, records))
+    if "delete" in parts:
+        await measured("delete", delete(server, records))
     if "otel" in parts:
-        results["opentelemetry"] = await asyncio.to_thread(otel)
+        await measured("opentelemetry", asyncio.to_thread(otel))
     if "litellm" in parts:
         await server.empty()
-        results["litellm"] = await asyncio.to_thread(litellm, server.url)
+        await measured("litellm", asyncio.to_thread(litellm, server.url))
     return results
 
 
@@ -235,13 +260,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--only", action="append", choices=PARTS, help="repeatable")
+    parser.add_argument("--plain", action="store_true", help="Redis with its own defaults")
     parser.add_argument("--quick", action="store_true", help="does it work at all?")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         directory = Path(folder)
         socket = directory / "socket"
-        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--hz", "50",
-                   "--dir", folder]  # fmt: skip
+        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder,
+                   *(() if args.plain else RECOMMENDED)]  # fmt: skip
         redis = stack.enter_context(Pinned(command, (LOAD_CORE,), directory / "log"))
         wait(redis, socket.exists)
         os.sched_setaffinity(0, {TARGET_CORE})
@@ -249,7 +275,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     now = datetime.now(UTC)
     target = RESULTS / "tmp" if args.quick else RESULTS
     target.mkdir(parents=True, exist_ok=True)
-    parts = "".join(f"-{part}" for part in args.only or ())
+    parts = "".join(
+        f"-{part}" for part in (*(args.only or ()), *(("plain",) if args.plain else ()))
+    )
     path = target / f"{now:%Y-%m-%d}-store-{args.records}{parts}.json"
     whole = {"at": now.isoformat(timespec="seconds"), "machine": machine(), "results": results}
     path.write_bytes(msgspec.json.format(msgspec.json.encode(whole)) + b"\n")

@@ -28,7 +28,7 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.redis: Redis = Redis.from_url(url)
+        self.redis: Redis = Redis.from_url(url, socket_timeout=None)
 
     async def cpu_us(self) -> float:
         info = await self.redis.info("cpu")
