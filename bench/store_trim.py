@@ -101,11 +101,14 @@ async def week(server: Server, records: int) -> dict[str, Figures]:
     left = await _expire_soon(server, records)
     expiring = await watched(server, lambda: _until(server, keys - left))
     indexes = [name async for name in server.redis.scan_iter("{%s}:*" % FLEET, _type="zset")]
-    members = sum([await server.redis.zcard(name) for name in indexes])
-    keys = await server.redis.dbsize()
-    at = int(time.time()) + 3
-    for name in indexes:
-        await server.redis.expireat(name, at)
+    async with server.redis.pipeline(transaction=False) as pipe:
+        for name in indexes:
+            _ = pipe.zcard(name)
+        members = sum(await pipe.execute())
+        keys, at = await server.redis.dbsize(), int(time.time()) + 3
+        for name in indexes:
+            _ = pipe.expireat(name, at)
+        await pipe.execute()
     gone = await watched(server, lambda: _until(server, keys - len(indexes)))
     return {f"{left} records expire": expiring, f"indexes of {members} places expire": gone}
 

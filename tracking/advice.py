@@ -19,13 +19,18 @@ from tracking.view import StoreUnavailable
 SECONDS: Final = 2.0
 OLDEST_VERSION: Final = (7, 0)
 BYTES_A_RECORD: Final = 3700  # with its place in the indexes; docs/redis.md has the measurement
+LEAST_HZ: Final = 50
+CONFIG: Final = ("save", "lazyfree-lazy-expire")
 
 
 class Server(msgspec.Struct, frozen=True):
-    """Settings of a server as it tells them. None: we may not ask."""
+    """Settings of a server as it tells them. None: we may not ask.
+
+    `config` holds those of `CONFIG` that it knows.
+    """
 
     info: Mapping[str, object] | None
-    save: str | None
+    config: Mapping[str, str] | None
     reached_as_cluster: bool
 
 
@@ -34,12 +39,14 @@ async def examine(client: Client, key: str) -> Server:
     try:
         async with asyncio.timeout(SECONDS):
             info = await _ask(client, key, "INFO")
-            save = await _ask(client, key, "CONFIG GET", "save")
+            config = await _ask(client, key, "CONFIG GET", *CONFIG)
     except FAILURES as error:
         raise StoreUnavailable(str(error) or type(error).__name__) from error
     return Server(
         info=cast(Mapping[str, object] | None, info),
-        save=None if not isinstance(save, dict) else str(_text(next(iter(save.values()), ""))),
+        config={str(_text(name)): str(_text(value)) for name, value in config.items()}
+        if isinstance(config, dict)
+        else None,
         reached_as_cluster=isinstance(client, RedisCluster),
     )
 
@@ -87,12 +94,23 @@ def advice(server: Server, max_entries: int) -> list[str]:
             f"maxmemory is {room >> 20} MB: room for some {room // BYTES_A_RECORD} traces, not for"
             f" --max-trace-entries {max_entries}"
         )
+    hz = int(str(info.get("configured_hz", LEAST_HZ)))
+    if hz < LEAST_HZ:
+        lines.append(
+            f"hz is {hz}: while many traces expire it pauses for up to {250 // hz} ms at a time;"
+            f" {LEAST_HZ} is meant"
+        )
+    if server.config is not None and server.config.get("lazyfree-lazy-expire") == "no":
+        lines.append(
+            "lazyfree-lazy-expire is no: after a whole --trace-ttl without requests the indexes expire"
+            " in one piece, and it stands still for a second for each million traces; yes is meant"
+        )
     if not info.get("aof_enabled"):
-        if server.save is None:
+        if server.config is None:
             lines.append(
                 "whether it keeps its data on disk was not checked: its user may not run CONFIG GET"
             )
-        elif not server.save:
+        elif not server.config.get("save"):
             lines.append(
                 "it keeps nothing on disk: when it restarts, all but the last seconds is gone"
             )

@@ -24,11 +24,15 @@ pytestmark = pytest.mark.redis
 
 GOOD: dict[str, object] = {
     "redis_version": "7.0.15", "maxmemory_policy": "noeviction", "maxmemory": 0, "aof_enabled": 1,
+    "configured_hz": 50,
 }  # fmt: skip
+CONFIG = {"save": "3600 1", "lazyfree-lazy-expire": "yes"}
 
 
-def said(*, save: str | None = "3600 1", cluster: bool = False, **info: object) -> list[str]:
-    return advice(Server(GOOD | info, save, cluster), 100_000)
+def said(
+    *, config: dict[str, str] | None = CONFIG, cluster: bool = False, **info: object
+) -> list[str]:
+    return advice(Server(GOOD | info, config, cluster), 100_000)
 
 
 def test_a_server_as_recommended_is_no_cause_for_words():
@@ -43,8 +47,10 @@ def test_a_server_as_recommended_is_no_cause_for_words():
         ({"maxmemory_policy": "allkeys-lru"}, "maxmemory-policy is allkeys-lru"),
         ({"maxmemory": 64 << 20}, "64 MB: room for some 18137 traces"),
         ({"cluster_enabled": 1}, r"redis\+cluster://"),
-        ({"aof_enabled": 0, "save": ""}, "keeps nothing on disk"),
-        ({"aof_enabled": 0, "save": None}, "may not run CONFIG GET"),
+        ({"configured_hz": 10}, "hz is 10: "),
+        ({"config": {**CONFIG, "lazyfree-lazy-expire": "no"}}, "lazyfree-lazy-expire is no"),
+        ({"aof_enabled": 0, "config": {**CONFIG, "save": ""}}, "keeps nothing on disk"),
+        ({"aof_enabled": 0, "config": None}, "may not run CONFIG GET"),
     ],
 )
 def test_each_setting_that_is_not_gets_one_line(settings, words):
@@ -60,14 +66,17 @@ async def test_a_tracker_warns_at_start_and_only_of_a_server_that_was_given(own_
     caplog.set_level(logging.WARNING, "tracking")
     admin = Redis.from_url(own_server.url)
     await admin.config_set("maxmemory-policy", "allkeys-lru")
+    await admin.config_set("lazyfree-lazy-expire", "no")
     fleet = Fleet(own_server.url)
     await fleet.tracker("a")
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while len(caplog.messages) < 2:
+        while len(caplog.messages) < 4:
             await asyncio.sleep(0.01)
-    first, second = caplog.messages
-    assert "maxmemory-policy is allkeys-lru" in first
-    assert "keeps nothing on disk" in second
+    policy, hz, expiry, persistence = caplog.messages
+    assert "maxmemory-policy is allkeys-lru" in policy
+    assert "hz is 10" in hz
+    assert "lazyfree-lazy-expire is no" in expiry
+    assert "keeps nothing on disk" in persistence
     await fleet.close()
     await admin.aclose()
 
