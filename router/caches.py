@@ -6,23 +6,27 @@ went away, or when the engine itself denies, several times in a row, nearly all 
 there. Then nothing is known of that worker until it is sent prompts again.
 
 An engine that reports less than expected for one prompt has evicted that prefix, and holds it again
-by the time it says so: there is nothing to correct. One that never reports leaves hits to be
-guessed: that is said once, with the flag that changes it.
+by the time it says so: what is learned from that is how long it keeps one (`core/evictions.py`). One
+that never reports leaves hits to be guessed: that is said once, with the flag that changes it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from router.core.ages import TICK
 from router.core.engines import engine_named
+from router.core.prefix import Sent
 from router.core.prefix_news import PrefixNews
 from router.core.worker import Worker
 from router.policies.base import Policy
 
 log = logging.getLogger("router.caches")
 
+REFRESH: Final = 0.25  # of the age at which the first worker drops a prefix
 EXPECTED_TOKENS: Final = 256  # engines cache whole pages; a smaller miss says nothing
 DENIED_SHARE: Final = 0.1  # of what was expected, or less, was there
 DENIALS: Final = 4  # in a row
@@ -35,17 +39,43 @@ class Caches:
     def __init__(self, policies: Sequence[Policy], news: PrefixNews | None = None) -> None:
         self._policies = policies
         self.news = news
+        self._refreshed: Counter[int] = Counter()  # policy -> when, in the time of its index
         self._denials: dict[Worker, int] = {}
         self._silent: dict[Worker, int] = {}
 
     def routed(self, blocks: Sequence[int], worker: Worker) -> None:
         """The policy sent a prompt there."""
         if self.news is not None:
+            if self._time_to_refresh():
+                self.news.refresh()
             self.news.routed(blocks, worker.digest)
 
-    def reported(self, worker: Worker, expected_tokens: int | None, cached_tokens: int) -> None:
+    def _time_to_refresh(self) -> bool:
+        """Has so much been used that what others were told of would soon count as gone there?"""
+        due = False
+        for number, policy in enumerate(self._policies):
+            index = policy.prefixes
+            if (
+                index is not None
+                and index.ages.now - self._refreshed[number]
+                > TICK * REFRESH * index.evictions.least
+            ):
+                self._refreshed[number] = index.ages.now
+                due = True
+        return due
+
+    def reported(
+        self,
+        worker: Worker,
+        expected_tokens: int | None,
+        cached_tokens: int,
+        input_tokens: int | None = None,
+        sent: Sent | None = None,
+    ) -> None:
         """The engine said how much of a prompt it found in its cache."""
         self._silent[worker] = SILENT_ANSWERS
+        if sent is not None and input_tokens:
+            sent.found(cached_tokens / input_tokens)
         if expected_tokens is None or expected_tokens < EXPECTED_TOKENS:
             return
         if cached_tokens > expected_tokens * DENIED_SHARE:

@@ -7,8 +7,6 @@ part of it.
 A trace is stored and sent in two parts. The *row* (`Trace`) is what lists show. The *detail*
 (`TraceDetail`) is larger and only shown by id or when asked for. Both are encoded once, by the
 writer; joining them is byte concatenation (`join_parts`).
-
-Made for each request and plain data, the structs here are none of the garbage collector's (`gc=False`).
 """
 
 from __future__ import annotations
@@ -46,14 +44,14 @@ NO_NODE = "none"
 NO_WORKER_URL = "none:0"  # ends in a port: users' scripts read the part behind the last colon
 
 
-class TraceError(msgspec.Struct, frozen=True, gc=False):
+class TraceError(msgspec.Struct, frozen=True):
     """Why a request, or one attempt of it, did not end well."""
 
     message: str
     type: ErrorType
 
 
-class Attempt(msgspec.Struct, omit_defaults=True, gc=False):
+class Attempt(msgspec.Struct, omit_defaults=True):
     """One try at one worker. `leg`: its part where prefill and decode are on separate workers;
     both parts of one try follow each other in `attempts`. `worker_origin`: where the worker was
     discovered, for one that was."""
@@ -68,7 +66,7 @@ class Attempt(msgspec.Struct, omit_defaults=True, gc=False):
     worker_origin: str | None = None
 
 
-class Candidate(msgspec.Struct, omit_defaults=True, gc=False):
+class Candidate(msgspec.Struct, omit_defaults=True):
     """A worker that could have been chosen, with the numbers the policy compared."""
 
     node_id: str
@@ -77,7 +75,7 @@ class Candidate(msgspec.Struct, omit_defaults=True, gc=False):
     numbers: dict[str, float] = {}
 
 
-class Decision(msgspec.Struct, omit_defaults=True, gc=False):
+class Decision(msgspec.Struct, omit_defaults=True):
     """The receipt: why this worker.
 
     `candidates` holds the chosen worker first, then the best others (capped); `candidate_count` is
@@ -95,7 +93,7 @@ class Decision(msgspec.Struct, omit_defaults=True, gc=False):
     regret_tokens: int | None = None
 
 
-class EngineReport(msgspec.Struct, omit_defaults=True, gc=False):
+class EngineReport(msgspec.Struct, omit_defaults=True):
     """What the worker itself said of the request. Seconds, as reported."""
 
     finish_reason: str | None = None
@@ -110,7 +108,7 @@ class EngineReport(msgspec.Struct, omit_defaults=True, gc=False):
     reasoning_tokens: int | None = None
 
 
-class Trace(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
+class Trace(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The row of a trace. The first eight fields are always present, also when null or 0."""
 
     request_id: str
@@ -155,7 +153,7 @@ class Trace(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """True where the record was too large and attempts, receipt or long texts were cut."""
 
 
-class TraceDetail(msgspec.Struct, omit_defaults=True, gc=False):
+class TraceDetail(msgspec.Struct, omit_defaults=True):
     """The part of a trace that lists leave out."""
 
     attempts: list[Attempt] = []

@@ -275,6 +275,11 @@ class PairRun(Run):
                 prefill.stop(OtherLegFailed(error.message, error.outcome))
 
     @property
+    def computing(self) -> Leg:
+        assert self.prefill is not None
+        return self.prefill.leg
+
+    @property
     def workers(self) -> tuple[Worker, ...]:
         assert self.prefill is not None
         return (self.prefill.worker, self.tried[-1])

@@ -371,10 +371,16 @@ class Run:
             answer = self.answer_facts(exchange)
             record.answered(answer, exchange.first_byte_at)
             if answer.cached_tokens is not None:
-                expected = trace.predicted_cached_tokens
-                shared.caches.reported(self.workers[0], expected, answer.cached_tokens)
+                leg = self.computing
+                shared.caches.reported(
+                    leg.worker,
+                    trace.predicted_cached_tokens,
+                    answer.cached_tokens,
+                    answer.input_tokens,
+                    leg.choice.sent,
+                )
             elif answer.output_tokens:  # not of a vector
-                shared.caches.unreported(self.workers[0])
+                shared.caches.unreported(self.computing.worker)
             if error is None:
                 trouble = answer_trouble(answer, http_status)
         elif isinstance(error, ClientGone):
@@ -399,8 +405,14 @@ class Run:
         shared.request_log.ended(trace, len(self.tried))
 
     @property
+    def computing(self) -> Leg:
+        """That of the last attempt which computes the input, so whose worker's cache counts."""
+        assert self.leg is not None
+        return self.leg
+
+    @property
     def workers(self) -> tuple[Worker, ...]:
-        """Those of the last attempt, first the one whose cache counts. Not before the first one."""
+        """Those of the last attempt. Not before the first one."""
         return (self.tried[-1],)
 
     def answer_facts(self, exchange: Exchange) -> AnswerFacts:

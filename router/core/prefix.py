@@ -12,11 +12,15 @@ what came before, so that short prompts are told apart well and long ones stay c
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Final
+from math import inf
+from typing import Final, Protocol
 
 from xxhash import xxh3_64_intdigest
+
+from router.core.ages import TICK, Ages, Marks
+from router.core.evictions import Evictions
 
 SMALLEST_BLOCK_BYTES: Final = 64
 LARGEST_BLOCK_BYTES: Final = 1024
@@ -67,7 +71,7 @@ def landmarks(blocks: Sequence[int], limit: int) -> list[int]:
 
 
 # What one entry costs in CPython, measured up to 400,000 entries: 70 to 146 bytes of table, key and
-# set of nodes, and the allocator rounds up.
+# set of nodes, and the allocator rounds up; 14 bytes more are every eighth one's age.
 ENTRY_BYTES: Final = 160
 # Each 30 nodes more need one digit more in every entry's bit set.
 NODES_PER_DIGIT: Final = 30
@@ -75,6 +79,7 @@ DIGIT_BYTES: Final = 4
 # Bits of forgotten nodes are cleared from all entries together, which walks the whole index.
 SWEEP_AFTER_FORGOTTEN: Final = 32
 PLACES_MEMO: Final = 256
+INEXACT: Final = 1.05  # engines count tokens, of a text in their template; we count bytes
 
 
 class PrefixIndex:
@@ -90,10 +95,15 @@ class PrefixIndex:
 
     As a prompt is noted whole, no node holds a block without those before it: along a prompt the
     set of nodes only shrinks. Where two blocks have the same holders those between need no look.
+
+    Whether a node has still what it was sent is another question (`kept`), answered by the age of a
+    prefix, one for all nodes, and by what `evictions` has learned of each.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self.ages = Ages(max_bytes // ENTRY_BYTES)
+        self.evictions = Evictions()
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._bits: dict[str, int] = {}
@@ -102,7 +112,7 @@ class PrefixIndex:
         self._forgotten: list[int] = []
         self._free: list[int] = []
         self._entry_bytes = ENTRY_BYTES
-        self._generation = max_bytes // ENTRY_BYTES // 2
+        self._generation = self.max_bytes // ENTRY_BYTES // 2
         # Of the nodes that were asked about last: the names, their bits, and which of a set they are.
         self._asked: list[str] | None = None
         self._asked_bits: list[int] = []
@@ -121,15 +131,24 @@ class PrefixIndex:
     def nodes(self) -> frozenset[str]:
         return frozenset(self._bits)
 
-    def insert(self, blocks: Sequence[int], node: str) -> None:
+    def insert(self, blocks: Sequence[int], node: str, marks: Marks | None = None) -> int:
         """`node` holds these blocks from now on, and holds those before them, where this is only
-        the end of a prefix. What is larger than a generation is cut off there."""
+        the end of a prefix. What is larger than a generation is cut off there.
+
+        `marks` are given where this replica sent them there. Returns the time of it, as in `ages`.
+        """
+        own = marks is not None
+        if marks is None:
+            marks = self.ages.marks(blocks)
+        if self.evictions.most < inf:
+            self._drop_gone(blocks, marks)
+        time = self.ages.use(len(blocks), marks.blocks, own=own)
         bit = self._bits.get(node) or self._add(node)
         if len(blocks) > self._generation:
             blocks = blocks[: self._generation]
         young = self._young
         if not blocks or young.get(blocks[-1], 0) & bit:
-            return
+            return time
         if len(young) + len(blocks) > self._generation:
             self._old = young
             self._young = young = {}
@@ -138,6 +157,30 @@ class PrefixIndex:
             holding = get(block, 0)
             if not holding & bit:
                 young[block] = holding | bit
+        return time
+
+    def send(self, prompt: Prompt, node: str, sent: int, marks: Marks) -> Sent:
+        """`insert` a prompt of which `node` was sent the first `sent` blocks before."""
+        return Sent(self, prompt, node, sent, marks, self.insert(prompt.blocks, node, marks))
+
+    def take_back(self, blocks: Sequence[int], node: str) -> None:
+        """`node` does not hold these blocks, the end of a prefix, after all."""
+        bit = self._bits.get(node, 0)
+        for holders in (self._young, self._old):
+            for block in blocks:
+                holding = holders.get(block, 0)
+                if holding & bit:
+                    holders[block] = holding ^ bit
+
+    def _drop_gone(self, blocks: Sequence[int], marks: Marks) -> None:
+        """What was not used for so long that no node has it any more, all nodes were not sent."""
+        gone = self.ages.now - TICK * self.evictions.most
+        if gone <= 0:
+            return
+        first = marks.since(gone, len(blocks))
+        for holders in (self._young, self._old):
+            for block in blocks[first:]:
+                holders.pop(block, None)
 
     def depths(self, blocks: Sequence[int], nodes: Sequence[str]) -> list[int]:
         """How many blocks from the start each of `nodes` holds.
@@ -154,6 +197,23 @@ class PrefixIndex:
                     depths[place] = depth
         return depths
 
+    def kept(self, nodes: Sequence[str], sent: list[int], marks: Marks) -> list[int]:
+        """How much of the `sent[i]` blocks that `nodes[i]` was sent before it is thought to have
+        still: `sent` itself where all have all of it."""
+        evictions, now = self.evictions, self.ages.now
+        if evictions.least == inf:
+            return sent
+        limits, fleet = evictions.limits.get, evictions.fleet
+        known: dict[tuple[int, float], int] = {}
+        kept = []
+        for node, depth in zip(nodes, sent, strict=True):
+            limit = limits(node, fleet)
+            left = known.get((depth, limit))
+            if left is None:
+                left = known[depth, limit] = marks.since(now - TICK * limit, depth)
+            kept.append(left)
+        return sent if kept == sent else kept
+
     def match(self, blocks: Sequence[int]) -> dict[str, int]:
         """How many blocks from the start each node holds; nodes that hold none are absent."""
         nodes = [*self._bits]
@@ -162,6 +222,7 @@ class PrefixIndex:
 
     def forget(self, node: str) -> None:
         """`node` holds nothing any more: it was removed, restarted or flushed."""
+        self.evictions.forget(node)
         bit = self._bits.pop(node, 0)
         if bit:
             self._alive ^= bit
@@ -173,6 +234,8 @@ class PrefixIndex:
     def rename(self, names: Mapping[str, str]) -> None:
         """Nodes get other names, all at the same time: old name -> new name."""
         bits = {name: self._bits.pop(node, 0) for node, name in names.items()}
+        for node in names:
+            self.evictions.forget(node)
         for name, bit in bits.items():
             self.forget(name)
             if bit:
@@ -252,3 +315,54 @@ class PrefixIndex:
             f"<PrefixIndex {len(self)} prefixes of {len(self._bits)} nodes: "
             f"{self.bytes_used} of {self.max_bytes} bytes>"
         )
+
+
+class Prompt(Protocol):
+    """What is asked of a request."""
+
+    blocks: list[int]
+    text_bytes: int
+
+
+class Sent:
+    """A prompt on its way to a node that was sent a part of it before. It wants to be told how it
+    went."""
+
+    __slots__ = ("_before", "_index", "_marks", "_node", "_prompt", "_time")
+
+    def __init__(
+        self, index: PrefixIndex, prompt: Prompt, node: str, before: int, marks: Marks, time: int
+    ) -> None:
+        self._index = index
+        self._prompt = prompt
+        self._node = node
+        self._before = before
+        self._marks = marks
+        self._time = time
+
+    def not_computed(self) -> Sequence[int]:
+        """The node did not get to it. Returns the blocks that it does not hold then.
+
+        They begin with the first mark that nobody used since: what others sent there stays.
+        """
+        blocks, ages = self._prompt.blocks, self._index.ages
+        for place in self._marks.places[self._marks.within(self._before) :]:
+            if ages.used(blocks[place]) == self._time:
+                self._index.take_back(blocks[place:], self._node)
+                return blocks[place:]
+        return ()
+
+    def found(self, share: float) -> None:
+        """The engine found this share of the input, 0..1, in its cache."""
+        known = self._marks.within(self._before)
+        if not known:
+            return
+        prompt = self._prompt
+        reach = share * prompt.text_bytes * INEXACT + LARGEST_BLOCK_BYTES
+        found = self._marks.within(bisect_right(BOUNDARIES, reach) - 1)
+        sent_at = youngest = self._time // TICK - len(prompt.blocks)
+        ages = []
+        for used in reversed(self._marks.used[:known]):
+            youngest = min(youngest, sent_at - used // TICK)
+            ages.append(youngest)
+        self._index.evictions.reported(self._node, ages, max(0, known - found))

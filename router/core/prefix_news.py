@@ -69,7 +69,11 @@ class PrefixNews:
         epoch = total_bytes // EPOCH_BYTES
         if epoch != self._epoch:
             self._epoch = epoch
-            self._told = set()
+            self.refresh()
+
+    def refresh(self) -> None:
+        """What is in use is to be told once more."""
+        self._told = set()
 
     def take(self, most_blocks: int) -> list[Run]:
         """The oldest news, about as many blocks; they are told, unless they are put back."""

@@ -15,11 +15,15 @@ from typing import NamedTuple
 import msgspec
 
 from router.caches import Caches
+from router.core.prefix import BOUNDARIES
+from router.core.prefix_news import PrefixNews
 from router.core.worker import Worker
 from router.lab.model import ModelledWorker, Served, WorkerModel
 from router.lab.traces import Job
 from router.policies.base import Choice, NoTarget, Policy
 from tracking.trace import EngineReport, Trace, rfc3339
+
+RUN_BYTES, BLOCK_BYTES = 10, 8
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +52,12 @@ class Replica:
 
     def __init__(self, policy: Policy, workers: int) -> None:
         self.policy = policy
-        self.caches = Caches([policy])
+        self.news = PrefixNews()
+        self.caches = Caches([policy], self.news)
         self.workers = [
             Worker(f"http://worker-{number}:30000", f"worker-{number}") for number in range(workers)
         ]
+        self.by_digest = {worker.digest: worker for worker in self.workers}
 
 
 class Event(NamedTuple):
@@ -75,6 +81,7 @@ class Replay:
         self._workers = [ModelledWorker(setting.model) for _ in range(setting.workers)]
         self._events: list[Event] = []
         self._count = 0
+        self._told_bytes = 0
 
     def run(self, jobs: Sequence[Job]) -> Outcome:
         """All jobs, which come in the order of their arrival."""
@@ -111,7 +118,13 @@ class Replay:
 
         def ended() -> None:
             worker.release()
-            here.caches.reported(worker, choice.predicted_cached_tokens, served.cached_tokens)
+            here.caches.reported(
+                worker,
+                choice.predicted_cached_tokens,
+                served.cached_tokens,
+                job.input_tokens,
+                choice.sent,
+            )
             if here.policy.learns:
                 here.policy.finished(trace, served.ended_at)
 
@@ -134,11 +147,19 @@ class Replay:
                     worker.others_in_flight + requests, worker.others_queued_tokens + tokens
                 )
 
+        here.caches.routed(job.facts.blocks, here.workers[place])
+        told = here.news.take(len(BOUNDARIES))
+        self._told_bytes += RUN_BYTES * len(told) + BLOCK_BYTES * sum(len(run[1]) for run in told)
+        total = self._told_bytes
+
         def heard_of_it() -> None:
             add(1, queued)
+            for other in self._replicas:
+                other.news.total_told(total)
             for other in others:
-                if other.policy.prefixes is not None:
-                    other.policy.prefixes.insert(job.facts.blocks, other.workers[place].node_id)
+                for digest, blocks in told:
+                    other.news.heard(digest, blocks)
+                    other.caches.heard(other.by_digest[digest], blocks)
 
         def heard_of_its_end() -> None:
             add(-1, 0)

@@ -17,13 +17,12 @@ from random import Random
 from typing import Final
 
 import msgspec
+from xxhash import xxh3_64_intdigest
 
 from router.core.facts import BYTES_PER_TOKEN, RequestFacts
 from router.core.prefix import BOUNDARIES, LANDMARK_BYTES
 
 BLOCK_TOKENS: Final = LANDMARK_BYTES // BYTES_PER_TOKEN  # 512, as in Mooncake's traces
-MASK: Final = (1 << 64) - 1
-ODD: Final = 0x9E3779B97F4A7C15  # 2^64 by the golden ratio: spreads small numbers over all bits
 UNIQUE: Final = 1 << 62  # ids from here on are of prompts that share nothing
 
 
@@ -177,4 +176,4 @@ def _hashes(ids: Sequence[int], text_bytes: int) -> Iterable[int]:
     """A hash for each block of the text, equal where the id of the 512 tokens around it is."""
     for block in range(bisect_left(BOUNDARIES, text_bytes)):
         end = min(BOUNDARIES[block + 1], text_bytes)
-        yield (ids[(end - 1) // LANDMARK_BYTES] + 1) * ODD + block * block & MASK
+        yield xxh3_64_intdigest(ids[(end - 1) // LANDMARK_BYTES].to_bytes(8), block)

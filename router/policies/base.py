@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple, Protocol, TypeVar, overload
 
 import msgspec
 
+from router.core.ages import Marks
 from router.core.facts import RequestFacts
-from router.core.prefix import PrefixIndex, matched_bytes
+from router.core.prefix import PrefixIndex, Sent, matched_bytes
 from router.core.worker import Worker
 from tracking.trace import Trace
 
@@ -32,7 +33,7 @@ class Choice(NamedTuple):
     for capping the receipt. `predicted_cached_tokens` and `predicted_hit_rate` (0..1) are None
     where the policy does not know prefixes, or the request has no text; `best_cached_tokens` is the
     most that any candidate is thought to hold. `fallback`: the policy lacked what it decides by
-    and used something simpler.
+    and used something simpler. `sent`: what its prefix memory wants to be told of.
     """
 
     worker: Worker
@@ -43,6 +44,7 @@ class Choice(NamedTuple):
     predicted_hit_rate: float | None = None
     best_cached_tokens: int | None = None
     fallback: bool = False
+    sent: Sent | None = None
 
 
 class NoTarget(Exception):
@@ -130,26 +132,33 @@ def queued_tokens(candidates: Sequence[Worker]) -> list[int]:
     return [worker.own_queued_tokens + worker.others_queued_tokens for worker in candidates]
 
 
-def prefix_depths(
-    prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[str]
-) -> tuple[list[int], dict[int, float]]:
-    """How many blocks of the prompt each node is thought to hold; and what part of the prompt, 0..1
-    in four digits, so many blocks are."""
-    depths = prefixes.depths(request.blocks, nodes)
+class Depths(NamedTuple):
+    """How many blocks of a prompt each node was `sent` before, and how many of these it is thought to
+    have `kept`; what part of the prompt, 0..1 in four digits, so many blocks are; the most that any
+    has kept."""
+
+    sent: list[int]
+    kept: list[int]
+    parts: dict[int, float]
+    most_kept: int
+    marks: Marks
+
+
+def prefix_depths(prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[str]) -> Depths:
+    sent = prefixes.depths(request.blocks, nodes)
+    marks = prefixes.ages.marks(request.blocks)
+    kept = prefixes.kept(nodes, sent, marks)
     size = request.text_bytes
     # By depth: most candidates share few, and rounding is what costs.
+    different = {*sent}
+    most_kept = max(different)
+    if kept is not sent:
+        different.update(kept)
+        most_kept = max(kept)
     parts = {
-        depth: round(matched_bytes(depth, size) / size, 4) if depth else 0.0 for depth in {*depths}
+        depth: round(matched_bytes(depth, size) / size, 4) if depth else 0.0 for depth in different
     }
-    return depths, parts
-
-
-def prefix_matches(
-    prefixes: PrefixIndex, request: RequestFacts, candidates: Sequence[Worker]
-) -> list[float]:
-    """The part of the prompt that each candidate is thought to hold, as in `prefix_depths`."""
-    depths, parts = prefix_depths(prefixes, request, [worker.node_id for worker in candidates])
-    return [parts[depth] for depth in depths]
+    return Depths(sent, kept, parts, most_kept, marks)
 
 
 def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float:

@@ -8,7 +8,9 @@ thresholds: `load - least > balance_abs_threshold` and `load > balance_rel_thres
 2. Somebody is overloaded: of the workers that hold more than `cache_threshold` of the prompt and
    are not overloaded themselves, the least loaded (`prefix_spill`); of equal ones the longest
    prefix.
-3. Otherwise the least loaded of all: `imbalanced` if somebody is overloaded, else `least_loaded`.
+3. Otherwise the least loaded of all: `imbalanced` if somebody is overloaded, else `least_loaded`. A
+   worker whose cache has dropped a prefix of the prompt counts as less loaded, `prefix_dropped`: computed
+   again where it was it makes no second copy elsewhere, which would drop something else.
 
 Every decision is remembered as the chosen worker's prefix. A worker that is away keeps its
 prefixes; only `forget` takes them.
@@ -25,6 +27,7 @@ from router.core.prefix import PrefixIndex
 from router.core.worker import Worker
 from router.policies.base import (
     Choice,
+    Depths,
     Policy,
     PolicyConfig,
     Ranks,
@@ -32,16 +35,18 @@ from router.policies.base import (
     least,
     loads,
     policy,
-    prefix_matches,
+    prefix_depths,
 )
 
 # So much that no load outweighs the smallest step of a match, which has four digits.
 MATCH_RANK: Final = 1e9
+DROPPED_REQUESTS: Final = 4  # what having had the whole prompt once is worth, in requests in flight
 
 
 @policy("cache_aware")
 class CacheAwarePolicy(Policy):
-    """Reasons: `only_candidate`, `prefix_match`, `prefix_spill`, `imbalanced`, `least_loaded`."""
+    """Reasons: `only_candidate`, `prefix_match`, `prefix_spill`, `imbalanced`, `least_loaded`,
+    `prefix_dropped`."""
 
     prefixes: PrefixIndex
 
@@ -52,22 +57,24 @@ class CacheAwarePolicy(Policy):
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
         in_flight = loads(candidates)
-        matches = prefix_matches(self.prefixes, request, candidates)
-        chosen, reason = self._pick(in_flight, matches)
-        worker = candidates[chosen]
-        self.prefixes.insert(request.blocks, worker.node_id)
+        nodes = [worker.node_id for worker in candidates]
+        depths = prefix_depths(self.prefixes, request, nodes)
+        matches = [depths.parts[depth] for depth in depths.kept]
+        chosen, reason = self._pick(in_flight, matches, depths)
+        sent = self.prefixes.send(request, nodes[chosen], depths.sent[chosen], depths.marks)
         known = bool(request.blocks)
         return Choice(
-            worker,
+            candidates[chosen],
             reason if len(candidates) > 1 else "only_candidate",
             {"in_flight": in_flight, "prefix_match": matches},
             _ranks(in_flight, matches, by_match=reason == "prefix_match"),
             int(matches[chosen] * request.input_tokens) if known else None,
             matches[chosen] if known else None,
-            int(max(matches) * request.input_tokens) if known else None,
+            int(depths.parts[depths.most_kept] * request.input_tokens) if known else None,
+            sent=sent,
         )
 
-    def _pick(self, in_flight: list[int], matches: list[float]) -> tuple[int, str]:
+    def _pick(self, in_flight: list[int], matches: list[float], depths: Depths) -> tuple[int, str]:
         config = self._config
         bearable = bearable_load(in_flight, config)
         imbalanced = max(in_flight) > bearable
@@ -86,7 +93,16 @@ class CacheAwarePolicy(Policy):
             holders = [i for i, match in enumerate(matches) if match == longest]
             nearest = least([in_flight[i] for i in holders], self._random)
             return holders[nearest], "prefix_match"
-        return least(in_flight, self._random), "imbalanced" if imbalanced else "least_loaded"
+        reason = "imbalanced" if imbalanced else "least_loaded"
+        if depths.kept is depths.sent:
+            return least(in_flight, self._random), reason
+        parts = depths.parts
+        weighed = [
+            load - DROPPED_REQUESTS * (parts[sent] - parts[kept])
+            for load, sent, kept in zip(in_flight, depths.sent, depths.kept, strict=True)
+        ]
+        chosen = least(weighed, self._random)
+        return chosen, "prefix_dropped" if weighed[chosen] < in_flight[chosen] else reason
 
 
 def _ranks(in_flight: list[int], matches: list[float], *, by_match: bool) -> Ranks:

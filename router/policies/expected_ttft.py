@@ -50,6 +50,7 @@ from router.policies.base import (
 )
 from tracking.trace import Trace
 
+GONE_COUNTS: Final = 0.5  # of what is there: computed again where it was, it makes no second copy
 TOLERANCE: Final = 0.05  # of the least cost: no better are the rates known
 
 
@@ -74,24 +75,34 @@ class ExpectedTtftPolicy(Policy):
         queued = queued_tokens(candidates)
         nodes = [worker.node_id for worker in candidates]
         tokens = request.input_tokens
-        depths, parts = prefix_depths(self.prefixes, request, nodes)
+        before, kept, parts, most_kept, marks = prefix_depths(self.prefixes, request, nodes)
         left = {depth: tokens - int(part * tokens) for depth, part in parts.items()}
-        uncached = [left[depth] for depth in depths]
+        uncached = [left[depth] for depth in kept]
         rates = self._rates.of(nodes)
         times = [
             (waiting + computing) / rate
             for waiting, computing, rate in zip(queued, uncached, rates, strict=True)
         ]
+        weighed, weighed_times = uncached, times
+        if kept is not before:
+            weighed = [
+                computing - int(GONE_COUNTS * (computing - left[depth]))
+                for computing, depth in zip(uncached, before, strict=True)
+            ]
+            weighed_times = [
+                (waiting + computing) / rate
+                for waiting, computing, rate in zip(queued, weighed, rates, strict=True)
+            ]
         followers = self._followers.per_token(nodes, rates, self._rates.fleet)
         costs = [
             time * (1 + behind * computing)
-            for time, behind, computing in zip(times, followers, uncached, strict=True)
+            for time, behind, computing in zip(weighed_times, followers, weighed, strict=True)
         ]
         chosen, reason = self._pick(times, costs, in_flight)
         self._followers.chosen(
             nodes[chosen], uncached[chosen], 1 - queued.count(0) / len(candidates)
         )
-        self.prefixes.insert(request.blocks, nodes[chosen])
+        sent = self.prefixes.send(request, nodes[chosen], before[chosen], marks)
         has_text = bool(request.blocks)
         return Choice(
             candidates[chosen],
@@ -99,15 +110,16 @@ class ExpectedTtftPolicy(Policy):
             {
                 "in_flight": in_flight,
                 "queued_tokens": queued,
-                "prefix_match": Shown(depths, parts.__getitem__),
+                "prefix_match": Shown(kept, parts.__getitem__),
                 "prefill_rate": rates,
                 "expected_ttft_seconds": Shown(times, microseconds),
                 "cost_seconds": Shown(costs, microseconds),
             },
             costs,
             tokens - uncached[chosen] if has_text else None,
-            parts[depths[chosen]] if has_text else None,
-            tokens - left[max(parts)] if has_text else None,
+            parts[kept[chosen]] if has_text else None,
+            tokens - left[most_kept] if has_text else None,
+            sent=sent,
         )
 
     def _pick(

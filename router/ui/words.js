@@ -7,6 +7,7 @@ export const REASONS = {
   only_candidate: "It was the only worker that could take the request.",
   prefix_match: "It is thought to hold the longest part of this prompt, and nobody is overloaded.",
   prefix_spill: "The prompt's first choice has too much to do; it is the next best for this prompt.",
+  prefix_dropped: "It had this prompt before its cache dropped it, and computing it there again makes no second copy.",
   prefix_hash: "The start of the prompt belongs to it.",
   imbalanced: "Somebody is overloaded, so load went before the prefix.",
   least_loaded: "It has the least to do.",

@@ -294,6 +294,23 @@ def test_cache_aware_spills_to_another_holder_before_it_leaves_the_prefix():
     assert (choice.worker, choice.reason) == (cold, "imbalanced")
 
 
+def test_cache_aware_computes_what_a_cache_has_dropped_where_it_was_unless_others_have_less_to_do():
+    home, other = fleet(3, 0)
+    chooser = built("cache_aware")
+    assert chooser.prefixes is not None
+    chooser.choose(prompt(LONG), [home], 0.0)
+    for _ in range(8):  # reports of misses of what is younger than this prompt is now
+        chooser.prefixes.evictions.reported("somebody", [1] * 8, 8)
+    chooser.choose(prompt("something else " * 300), [other], 0.0)
+    choice = chooser.choose(prompt(LONG), [home, other], 0.0)
+    assert (choice.worker, choice.reason) == (home, "prefix_dropped")
+    assert choice.predicted_hit_rate is not None and choice.predicted_hit_rate < 0.3
+    home.in_flight = 5
+    chooser.choose(prompt("something else " * 300), [other], 0.0)
+    choice = chooser.choose(prompt(LONG), [home, other], 0.0)
+    assert (choice.worker, choice.reason) == (other, "least_loaded")
+
+
 def test_cache_aware_remembers_where_it_sent_what_it_could_not_send_home():
     hot, cold = fleet(200, 0)
     chooser = built("cache_aware")

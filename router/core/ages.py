@@ -1,0 +1,72 @@
+"""When the prefixes of prompts were last used, in few words.
+
+Time is counted in blocks used: a cache that drops what was used longest ago keeps a prefix until so
+much else was used. Of every eighth block, taken by its hash, so that all replicas take the same ones
+wherever in a prompt they are told of it, the last use is remembered: a *mark*.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+UNMARKED: Final = 7
+TICK: Final = 2  # an odd time says that this replica used it itself
+
+
+class Marks(NamedTuple):
+    """The places of a prompt's marks, rising, their blocks, and when each was last used."""
+
+    places: list[int]
+    blocks: list[int]
+    used: list[int]
+
+    def within(self, depth: int) -> int:
+        """How many marks the first `depth` blocks have."""
+        return bisect_left(self.places, depth)
+
+    def since(self, time: float, depth: int) -> int:
+        """How many of the first `depth` blocks were used since then.
+
+        Who uses a block uses all before it, even where we are told of the end alone.
+        """
+        places, _, used = self
+        last = older = bisect_left(places, depth)
+        while older and used[older - 1] < time:
+            older -= 1
+        return depth if older == last else places[older]
+
+
+class Ages:
+    """Hard bound: the marks of so many blocks. When half of that is new, what was not used since is
+    forgotten."""
+
+    def __init__(self, blocks: int) -> None:
+        self.now = 0
+        self._generation = blocks // (UNMARKED + 1) // 2
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def marks(self, blocks: Sequence[int]) -> Marks:
+        """What never was used, or too long ago to be remembered, was used at 0."""
+        places = [place for place, block in enumerate(blocks) if not block & UNMARKED]
+        marked = [blocks[place] for place in places]
+        young, old = self._young.get, self._old.get
+        return Marks(places, marked, [young(block) or old(block, 0) for block in marked])
+
+    def used(self, block: int) -> int:
+        return self._young.get(block) or self._old.get(block, 0)
+
+    def use(self, count: int, marked: Sequence[int], *, own: bool) -> int:
+        """So many blocks, with these marks, are used now, by this replica itself or by another.
+        Returns the time."""
+        self.now += TICK * count
+        time = self.now + own
+        if len(self._young) + len(marked) > self._generation:
+            self._old, self._young = self._young, {}
+            marked = marked[: self._generation]
+        young = self._young
+        for block in marked:
+            young[block] = time
+        return time
