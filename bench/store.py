@@ -1,6 +1,6 @@
 """`python -m bench.store`: what tracing costs, and what the store can be asked while it is full.
 
-    python -m bench.store                              everything, at 100,000 records: MINUTES
+    python -m bench.store                              everything, at 100,000 records: five minutes
     python -m bench.store --records 10000000 --only reads --only trim --only week      8 GB of memory
     python -m bench.store --only otel --only litellm                                   others beside it
 

@@ -103,7 +103,7 @@ def advice(server: Server, max_entries: int) -> list[str]:
     if server.config is not None and server.config.get("lazyfree-lazy-expire") == "no":
         lines.append(
             "lazyfree-lazy-expire is no: after a whole --trace-ttl without requests the indexes expire"
-            " in one piece, and it stands still for a second for each million traces; yes is meant"
+            " in one piece, and it stands still for half a second for each million traces; yes is meant"
         )
     if not info.get("aof_enabled"):
         if server.config is None:
