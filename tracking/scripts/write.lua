@@ -12,7 +12,7 @@
 local STORED = '^(%d+)\t%d+\t([^\t]*)\t(%a+)\t([^\t]*)\t([^\t]*)\t[^\t]*\t([^\t\n]*)' -- META, less of it
 local MAX_NAMES = 64     -- distinct routes, policies, models in one bucket; models are the clients' words
 local TRIM = 120         -- of each kind of rubbish, per call: a call stays below 5 ms
-local TRIM_INDEXES = 1000
+local TRIM_INDEXES = 1000 -- members of indexes, per call
 local RENEW_US = 1000000 -- between calls that renew expiries and look for rubbish in indexes
 
 local now = time_us()
@@ -21,7 +21,7 @@ local floor = floor_of(settings)
 local lifetime = settings.ttl + SLACK_SECONDS
 local lives = text(lifetime)
 local renew = math.abs(now - settings.renewed) >= RENEW_US
-local room = TRIM_INDEXES
+local below, room = '(' .. text(floor), TRIM_INDEXES
 local accepted, added, rejections = 0, 0, false
 local seen, newest, tallies, finished, expiries = {}, {}, {}, {}, {}
 local tip = feed_tip()
@@ -36,7 +36,7 @@ end
 
 -- Members below the floor have left with their records, unless those had expired before.
 local function trim(k)
-  local stale = math.min(room, call('ZCOUNT', k, '-inf', '(' .. text(floor)))
+  local stale = math.min(room, call('ZCOUNT', k, '-inf', below))
   if stale > 0 then call('ZREMRANGEBYRANK', k, 0, stale - 1) end
   room = room - stale
 end
@@ -90,7 +90,7 @@ end
 gather_anew()
 for i = 3, #ARGV, 4 do
   local key, record, names, fresh = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3] == '1'
-  if gathered[key] then
+  if gathered[key] then -- two versions in one batch: one after the other
     change_indexes()
     gather_anew()
   end
@@ -156,10 +156,8 @@ for node, score in pairs(newest) do
   latest[#latest + 1] = score
   latest[#latest + 1] = node
 end
-if #latest > 0 then
-  if call('ZADD', P .. 'nodes-seen', 'GT', unpack(latest)) > 0 then
-    call('EXPIRE', P .. 'nodes-seen', lives)
-  end
+if #latest > 0 and call('ZADD', P .. 'nodes-seen', 'GT', unpack(latest)) > 0 then
+  call('EXPIRE', P .. 'nodes-seen', lives)
 end
 
 if #finished > 0 then
@@ -193,9 +191,8 @@ end
 
 -- A flood of rejections may not wash the view away: they have a tenth of the room.
 if rejections or renew then
-  local room = math.max(1, math.floor(settings.cap / 10))
   local rejected = P .. 'status:rejected'
-  local excess = call('ZCOUNT', rejected, text(floor), '+inf') - room
+  local excess = call('ZCOUNT', rejected, text(floor), '+inf') - math.max(1, math.floor(settings.cap / 10))
   if excess > 0 then
     local oldest = call('ZRANGEBYSCORE', rejected, text(floor), '+inf', 'LIMIT', 0, math.min(excess, TRIM))
     remove(oldest, floor)
