@@ -51,7 +51,7 @@ def finished(live: LiveTrace) -> LiveTrace:
     trace.input_tokens, trace.output_tokens, trace.cached_tokens = 1234, 321, 1024
     trace.cache_hit_rate, trace.cache_source = 0.8298, "engine"
     trace.ttft_seconds, trace.duration_seconds = 0.234567, 3.456789
-    trace.engine_request_id = "chatcmpl-" + trace.key
+    trace.engine_request_id = "chatcmpl-" + trace.request_id  # as vLLM does with the id it gets
     trace.engine = EngineReport(finish_reason="stop", e2e_latency=3.45)
     live.detail.attempts[0].duration_seconds = 3.4567
     live.detail.attempts[0].http_status = 200

@@ -12,7 +12,7 @@ expiries after a write are renewed once a second.
     status:<status>        zset    the same, by status                            lifetime after write
     session:<session>      zset    the same, by session                           lifetime after write
     id:<request id>        zset    keys under a client's request id               lifetime after write
-    engine:<engine id>     zset    keys under an engine's id                      lifetime after write
+    engine:<engine id>     zset    keys under an engine's id not made of ours     lifetime after write
     nodes-seen             zset    node names, by newest arrival                  lifetime after write
     minute:<epoch>:<n>     hash    finished requests of a minute: r:<route>,      lifetime + 1 h
     hour:<epoch>:<n>       hash    p:<policy>, m:<model>; #r, #p, #m: how many    lifetime + 1 h

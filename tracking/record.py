@@ -71,9 +71,7 @@ class Record:
     def _meta(self) -> bytes:
         session_id = self.session_id or ""
         request_id = "" if self.request_id == self.key else self.request_id
-        engine_id = self.engine_id or ""
-        if engine_id in (self.key, self.request_id):
-            engine_id = ""
+        engine_id = "" if self._engine_id_is_ours() else self.engine_id or ""
         text = (
             f"{self.revision}\t{self.arrived_us}\t{self.owner}\t{self.status}\t{self.node_id}"
             f"\t{session_id}\t{request_id}\t{engine_id}"
@@ -85,6 +83,22 @@ class Record:
         numbers = b"%d\t%d" % (self.revision, self.arrived_us)
         names = (self.owner, self.status, self.node_id, session_id, request_id, engine_id)
         return b"\t".join((numbers, *map(index_text, names)))
+
+    def _engine_id_is_ours(self) -> bool:
+        """No index is needed to find it: it is our id, or ours as `made_of_ours` of the scripts knows it."""
+        engine_id = self.engine_id
+        if engine_id is None or engine_id in (self.key, self.request_id):
+            return True
+        ours = engine_id.removeprefix("chat").removeprefix("cmpl-")
+        plain = (
+            engine_id.isascii() and engine_id.isprintable() and len(engine_id) <= INDEX_TEXT_BYTES
+        )
+        return (
+            ours in (self.key, self.request_id)
+            and plain
+            and '"' not in engine_id
+            and "\\" not in engine_id
+        )
 
     def whole(self) -> bytes:
         """The trace object as JSON, row and detail together."""

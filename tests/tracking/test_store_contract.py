@@ -42,6 +42,38 @@ async def test_a_record_is_found_by_request_id_key_and_engine_id(backend):
         assert found["attempts"][0]["node_id"] == "worker-0"
 
 
+@pytest.mark.parametrize("prefix", ["chatcmpl-", "cmpl-"])
+async def test_ids_that_an_engine_makes_of_ours_need_no_index_and_are_found(backend, prefix):
+    store = backend.store()
+    await store.write(
+        [
+            record("k1", engine=f"{prefix}k1"),
+            record("k2", request_id="mine", engine=f"{prefix}mine", age_seconds=9),
+            record("k3", request_id="mine", engine=f"{prefix}other", age_seconds=5),
+            record("k4", request_id="mine", status="failed"),
+            record("k5", request_id='say "5"', engine=f'{prefix}say "5"'),
+        ]
+    )
+    for one_id, key in ((f"{prefix}k1", "k1"), (f"{prefix}mine", "k2"), (f"{prefix}other", "k3"),
+                        (f'{prefix}say "5"', "k5")):  # fmt: skip
+        assert (await whole(store, one_id))["key"] == key
+    assert await whole(store, f"{prefix}k4") is None  # no engine has said so
+    indexes = [name for name in await backend.keys() if name.startswith("engine:")]
+    assert sorted(indexes) == sorted([f"engine:{prefix}other", f'engine:{prefix}say "5"'])
+    for one_id in (f"{prefix}k1", f"{prefix}mine", f"{prefix}other"):
+        assert await store.delete(one_id) == 1
+        assert await whole(store, one_id) is None
+    assert sorted(await keys_of(store)) == ["k4", "k5"]
+
+
+async def test_an_engine_id_of_ours_is_held_as_long_as_its_record(backend):
+    store = backend.store(max_entries=1)
+    await store.write([record("k1", engine="chatcmpl-k1", age_seconds=9)])
+    await store.write([record("k2", engine="chatcmpl-k2")])
+    assert await whole(store, "chatcmpl-k1") is None
+    assert (await whole(store, "chatcmpl-k2"))["key"] == "k2"
+
+
 async def test_answers_by_id_keep_the_order_asked_and_leave_gaps(backend):
     store = backend.store()
     await store.write([record("k1"), record("k2")])

@@ -91,6 +91,24 @@ local function remove(keys, floor)
   return held
 end
 
+-- vLLM makes its ids of those we send, so they need no index. Keys of records whose engine id is `id`, and
+-- those records, the newest first; at most 9.
+local function made_of_ours(id)
+  local keys, records = {}, {}
+  local ours = match(id, '^chatcmpl%-(.+)$') or match(id, '^cmpl%-(.+)$')
+  if not ours then return keys, records end
+  local candidates = call('ZREVRANGE', P .. 'id:' .. ours, 0, 7)
+  candidates[#candidates + 1] = ours
+  for _, key in ipairs(candidates) do
+    local record = call('GET', P .. 'r:' .. key)
+    if record and find(record, '"engine_request_id":"' .. id .. '"', 1, true) then
+      keys[#keys + 1] = key
+      records[#records + 1] = record
+    end
+  end
+  return keys, records
+end
+
 -- Remove at most `limit` records below the floor; returns how many it saw.
 local function collect(floor, limit)
   local stale = redis.call('ZRANGEBYSCORE', P .. 'all', '-inf', '(' .. text(floor), 'LIMIT', 0, limit)

@@ -46,7 +46,12 @@ if mode == 'session' then
 else
   more = delete_under('id:' .. id)
   delete({id})
-  if deleted == 0 then more = delete_under('engine:' .. id) end
+  if deleted == 0 then
+    more = delete_under('engine:' .. id)
+    local keys = made_of_ours(id)
+    delete(keys)
+    if #keys > 0 then more = 1 end
+  end
 end
 if deleted > 0 then empty_feed() end
 return {deleted, more}

@@ -20,9 +20,18 @@ local function by_key(key)
   return arrived and tonumber(arrived) >= floor and record
 end
 
+local function by_engine(id)
+  local _, records = made_of_ours(id)
+  for _, record in ipairs(records) do
+    local _, arrived = match(record, META)
+    if tonumber(arrived) >= floor then return record end
+  end
+  return false
+end
+
 local found = {}
 for i = 3, #ARGV do
   local id = ARGV[i]
-  found[i - 2] = newest('id:' .. id) or by_key(id) or newest('engine:' .. id) or false
+  found[i - 2] = newest('id:' .. id) or by_key(id) or newest('engine:' .. id) or by_engine(id)
 end
 return found
