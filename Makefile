@@ -53,7 +53,7 @@ types: install ## mypy, strict
 	$(BIN)/mypy
 
 # Tests wait more than they compute. A file's tests stay together: they share processes.
-PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 test: lint types demo-parts ## everything: lint, types and all tests
 	$(BIN)/python -m pytest $(PARALLEL)

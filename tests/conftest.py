@@ -36,9 +36,9 @@ def nothing_of_ours_blocks_the_loop() -> Iterator[BlockBuster]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests in a Docker engine run only when they are asked for.
 
-    A test with sockets, processes or a package index gets a second try, which the summary shows as a rerun: where
-    it shares two cores with whatever else runs, a time limit of the product itself can pass for no
-    fault of ours. What only computes has none.
+    A test with sockets, processes or a package index gets a second try, which the summary shows as
+    a rerun: where it shares two cores with whatever else runs, a time limit of the product itself
+    can pass for no fault of ours. What only computes has none.
     """
     if "docker" not in config.option.markexpr:
         asked_for = [item for item in items if item.get_closest_marker("docker") is None]
