@@ -37,7 +37,7 @@ class Recent:
 
     def take_all(self) -> list[Record]:
         """Every record, oldest first; none is kept."""
-        records = self._spool.oldest(len(self._spool))
+        records = [*self._spool]
         self.clear()
         return records
 

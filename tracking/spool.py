@@ -19,6 +19,10 @@ class Spool:
     def __len__(self) -> int:
         return len(self._records)
 
+    def __iter__(self) -> Iterator[Record]:
+        """Oldest first."""
+        return iter(self._records.values())
+
     def add(self, record: Record) -> None:
         """Append; an older version under the same key leaves."""
         if record.key in self._records:
@@ -51,9 +55,16 @@ class Spool:
         self.remove(key)
         return record
 
-    def oldest(self, count: int) -> list[Record]:
-        """The first `count`, without removing them."""
-        return list(islice(self._records.values(), count))
+    def oldest(self, count: int, most_bytes: int) -> list[Record]:
+        """The first `count`, fewer if they are more than so many bytes, at least one; they stay."""
+        first: list[Record] = []
+        size = 0
+        for record in islice(self._records.values(), count):
+            first.append(record)
+            size += record.size
+            if size >= most_bytes:
+                break
+        return first
 
     def newest_first(self) -> Iterator[Record]:
         return reversed(self._records.values())

@@ -7,6 +7,8 @@ part of it.
 A trace is stored and sent in two parts. The *row* (`Trace`) is what lists show. The *detail*
 (`TraceDetail`) is larger and only shown by id or when asked for. Both are encoded once, by the
 writer; joining them is byte concatenation (`join_parts`).
+
+Made for each request and plain data, the structs here are none of the garbage collector's (`gc=False`).
 """
 
 from __future__ import annotations
@@ -44,14 +46,14 @@ NO_NODE = "none"
 NO_WORKER_URL = "none:0"  # ends in a port: users' scripts read the part behind the last colon
 
 
-class TraceError(msgspec.Struct, frozen=True):
+class TraceError(msgspec.Struct, frozen=True, gc=False):
     """Why a request, or one attempt of it, did not end well."""
 
     message: str
     type: ErrorType
 
 
-class Attempt(msgspec.Struct, omit_defaults=True):
+class Attempt(msgspec.Struct, omit_defaults=True, gc=False):
     """One try at one worker. `leg`: its part where prefill and decode are on separate workers;
     both parts of one try follow each other in `attempts`. `worker_origin`: where the worker was
     discovered, for one that was."""
@@ -66,7 +68,7 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     worker_origin: str | None = None
 
 
-class Candidate(msgspec.Struct, omit_defaults=True):
+class Candidate(msgspec.Struct, omit_defaults=True, gc=False):
     """A worker that could have been chosen, with the numbers the policy compared."""
 
     node_id: str
@@ -75,7 +77,7 @@ class Candidate(msgspec.Struct, omit_defaults=True):
     numbers: dict[str, float] = {}
 
 
-class Decision(msgspec.Struct, omit_defaults=True):
+class Decision(msgspec.Struct, omit_defaults=True, gc=False):
     """The receipt: why this worker.
 
     `candidates` holds the chosen worker first, then the best others (capped); `candidate_count` is
@@ -93,7 +95,7 @@ class Decision(msgspec.Struct, omit_defaults=True):
     regret_tokens: int | None = None
 
 
-class EngineReport(msgspec.Struct, omit_defaults=True):
+class EngineReport(msgspec.Struct, omit_defaults=True, gc=False):
     """What the worker itself said of the request. Seconds, as reported."""
 
     finish_reason: str | None = None
@@ -108,7 +110,7 @@ class EngineReport(msgspec.Struct, omit_defaults=True):
     reasoning_tokens: int | None = None
 
 
-class Trace(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Trace(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """The row of a trace. The first eight fields are always present, also when null or 0."""
 
     request_id: str
@@ -153,7 +155,7 @@ class Trace(msgspec.Struct, omit_defaults=True, kw_only=True):
     """True where the record was too large and attempts, receipt or long texts were cut."""
 
 
-class TraceDetail(msgspec.Struct, omit_defaults=True):
+class TraceDetail(msgspec.Struct, omit_defaults=True, gc=False):
     """The part of a trace that lists leave out."""
 
     attempts: list[Attempt] = []

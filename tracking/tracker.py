@@ -10,20 +10,22 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from tracking.advice import advice
+from tracking.background import BackgroundTasks
 from tracking.embedded import EmbeddedStore, NoServerProgram
 from tracking.feed import FeedPage, Place
 from tracking.health import StoreHealth
 from tracking.keys import index_text
 from tracking.lifecycle import LiveTrace
+from tracking.local_page import local_page
 from tracking.nodes import NodeNames, renaming
-from tracking.query import Matcher, TraceQuery, shape
+from tracking.query import TraceQuery
 from tracking.replicas import Events, Replicas
 from tracking.sharing import Heard, Told, share
 from tracking.stats import stats_object
@@ -93,7 +95,7 @@ class Tracker:
         self.owner = f"{config.router_id[:80]}/{secrets.token_hex(4)}"
         self._own = Retention(config.max_entries, config.ttl_seconds)
         self._health = StoreHealth()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = BackgroundTasks()
         self._store = TraceStore.from_url(url, config.fleet, self._own)
         self._writer = TraceWriter(
             self._store,
@@ -132,13 +134,13 @@ class Tracker:
         except BaseException:
             await self.close(0)
             raise
-        self._spawn(self._writer.run(), "trace writer")
-        self._spawn(self._replicas.run(self._learn), "trace heartbeat")
-        self._spawn(self._keep_sums(), "trace sums")
+        self._tasks.start(self._writer.run(), "trace writer")
+        self._tasks.start(self._replicas.run(self._learn), "trace heartbeat")
+        self._tasks.start(self._keep_sums(), "trace sums")
         if self._embedded is not None:
-            self._spawn(self._keep_embedded(self._embedded), "private trace store")
+            self._tasks.start(self._keep_embedded(self._embedded), "private trace store")
         else:
-            self._spawn(self._examine_server(), "examination of the trace store")
+            self._tasks.start(self._examine_server(), "examination of the trace store")
 
     async def _connect(self) -> None:
         if self._embedded is not None:
@@ -158,7 +160,7 @@ class Tracker:
         if self._tasks:
             await self._writer.close(deadline_seconds)
         await self.tail.closed_down()
-        await self._end_tasks()
+        await self._tasks.end()
         try:
             if self._health.up:
                 await self._store.leave(self.owner)
@@ -225,20 +227,6 @@ class Tracker:
                     await embedded.start()
                 except NoServerProgram as error:
                     log.error("%s", error)
-
-    def _spawn(self, coroutine: Coroutine[object, object, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        task.add_done_callback(_report_crash)
-        self._tasks.append(task)
-
-    async def _end_tasks(self) -> None:
-        # More than once: before Python 3.12 asyncio.wait_for, which redis-py uses, swallows a
-        # cancellation that arrives together with the answer.
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks, timeout=0.05)
-            self._tasks = [task for task in self._tasks if not task.done()]
 
     # --- the request path -----------------------------------------------------------------------
 
@@ -336,7 +324,7 @@ class Tracker:
             self._require_store()
             listed = await self._store.page(query)
         except StoreUnavailable:
-            return self._local_page(query)
+            return local_page(self._writer.all_known(LOCAL_BUDGET), query)
         cursor = None if listed.next_cursor is None else encode_cursor(*listed.next_cursor)
         if not flushed:
             return Page(listed.rows, cursor, "store-unavailable")
@@ -408,34 +396,7 @@ class Tracker:
         if not self._health.up:
             raise StoreUnavailable("the trace store cannot be reached")
 
-    def _local_page(self, query: TraceQuery) -> Page:
-        known = sorted(
-            self._writer.all_known(LOCAL_BUDGET),
-            key=lambda record: (record.arrived_us, record.key),
-            reverse=query.descending,
-        )
-        if not known:
-            raise StoreUnavailable("the trace store cannot be reached, and nothing is known here")
-        passes = Matcher(query)
-        matching = [
-            record
-            for record in known
-            if query.covers(record.arrived_us, record.key) and passes(record.row, record.detail)
-        ]
-        page = matching[: query.limit]
-        more = len(matching) > len(page)
-        return Page(
-            [shape(query, record.row, record.detail) for record in page],
-            encode_cursor(page[-1].arrived_us, page[-1].key) if more else None,
-            "store-unavailable",
-        )
-
     def _alive(self) -> Sequence[str]:
         """Router ids of the replicas that live, as of the last heartbeat."""
         beat = self._replicas.last
         return [] if beat is None else sorted({owner.rpartition("/")[0] for owner in beat.owners})
-
-
-def _report_crash(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("%s crashed", task.get_name(), exc_info=error)

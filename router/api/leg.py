@@ -60,8 +60,9 @@ class Leg:
 
     def prefilled(self) -> None:
         """The worker has gone through the input. Harmless when it had before."""
-        self.worker.prefilled(self._queued_tokens)
-        self._queued_tokens = 0
+        if self._queued_tokens:
+            self.worker.prefilled(self._queued_tokens)
+            self._queued_tokens = 0
 
     def answered(self, http_status: int) -> None:
         """The head of an answer came."""

@@ -30,12 +30,11 @@ from router.errors import (
     UpstreamError,
     error_body,
 )
-from router.upstream.connection import AnswerHead, RawHeaders, UpstreamConnection
+from router.upstream.connection import LARGE_BYTES, AnswerHead, RawHeaders, UpstreamConnection
 
 log = logging.getLogger("router.relay")
 
 LAST_CHUNK = b"0\r\n\r\n"
-LARGE_BYTES = 16 * 1024  # joining what is shorter costs less than telling the kernel of each part
 
 
 class ClientStream(Protocol):
@@ -69,7 +68,7 @@ class Owner(Protocol):
         ...
 
 
-class ClientFacts(msgspec.Struct, frozen=True):
+class ClientFacts(msgspec.Struct, frozen=True, gc=False):
     """What the answer's framing depends on."""
 
     http11: bool
@@ -78,7 +77,7 @@ class ClientFacts(msgspec.Struct, frozen=True):
     accepts_trailers: bool
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(msgspec.Struct, frozen=True, gc=False):
     """Time limits of an exchange in seconds; None is no limit."""
 
     first_byte_seconds: float | None
@@ -86,7 +85,7 @@ class Limits(msgspec.Struct, frozen=True):
     total_seconds: float | None
 
 
-class Framing(msgspec.Struct, frozen=True):
+class Framing(msgspec.Struct, frozen=True, gc=False):
     """How the body reaches the client, decided from both heads."""
 
     chunked: bool
@@ -243,22 +242,20 @@ class Exchange:
 
     def _look_at(self, payload: bytes) -> None:
         now = self._now()
-        events = self._events(payload, now) if self._readable else 0
+        events = 0
+        if self._readable:
+            try:
+                events = self.scanner.feed(payload, now)
+            except Exception:
+                # A bug of ours. The answer matters more than what we make of it.
+                log.exception("what worker %s answers is read no further", self.url)
+                self._readable = False
         if self.first_byte_at is None:
             self.first_byte_at = now
             self._owner.body_began()
         elif events:
             self._on_gap(now - self.last_byte_at, events)
         self.last_byte_at = now
-
-    def _events(self, payload: bytes, now: float) -> int:
-        try:
-            return self.scanner.feed(payload, now)
-        except Exception:
-            # A bug of ours. The answer matters more than what we make of it.
-            log.exception("what worker %s answers is read no further", self.url)
-            self._readable = False
-            return 0
 
     def facts(self) -> AnswerFacts:
         """What the answer, as far as it came, tells of itself."""

@@ -21,12 +21,8 @@ class Watch:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._exchanges: set[Exchange] = set()
-
-    def add(self, exchange: Exchange) -> None:
-        self._exchanges.add(exchange)
-
-    def discard(self, exchange: Exchange) -> None:
-        self._exchanges.discard(exchange)
+        self.add = self._exchanges.add  # without a call of ours in between
+        self.discard = self._exchanges.discard
 
     def __len__(self) -> int:
         return len(self._exchanges)

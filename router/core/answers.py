@@ -23,7 +23,7 @@ MESSAGE_START: Final = "message_start"  # Anthropic's first event: input tokens 
 T = TypeVar("T")
 
 
-class AnswerFacts(msgspec.Struct):
+class AnswerFacts(msgspec.Struct, gc=False):
     """What an answer said. `events` counts the data events of a stream, without `[DONE]`.
 
     `error` is the message of an error object, in the body or as an event. `aborted` says that the
@@ -61,7 +61,7 @@ _ABSENT: Final = msgspec.Raw(b"")
 _SILENT: Final = EngineReport()
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: object = None
     completion_tokens: object = None
     input_tokens: object = None
@@ -75,12 +75,12 @@ class _Usage(msgspec.Struct):
     cache_creation_input_tokens: object = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: object = None
     finish_reason: object = None
 
 
-class _MetaInfo(msgspec.Struct):
+class _MetaInfo(msgspec.Struct, gc=False):
     id: object = None
     finish_reason: object = None
     prompt_tokens: object = None
@@ -112,7 +112,7 @@ class _Timings(msgspec.Struct):
     predicted_per_second: object = None
 
 
-class Answer(msgspec.Struct):
+class Answer(msgspec.Struct, gc=False):
     """A body or an event, of any engine on any route."""
 
     id: object = None

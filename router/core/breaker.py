@@ -124,14 +124,14 @@ class Breaker:
 
     def answered(self, permit: Permit) -> None:
         """The head of a good answer arrived: a probe has succeeded, and its place is free."""
-        if self._free(permit):
+        if permit._probing and self._free(permit):
             self._succeeded()
 
     def record(self, permit: Permit, verdict: Verdict, now: float) -> None:
         """The request ended with `verdict`. A permit that was already given back is ignored."""
         if permit._done:
             return
-        probing = self._free(permit)
+        probing = permit._probing and self._free(permit)
         permit._done = True
         if permit._epoch != self._epoch or verdict == "neutral":
             return

@@ -23,6 +23,7 @@ ID_CHARACTERS: Final = 128
 ROUTING_KEY_BYTES: Final = 128
 MODEL_CHARACTERS: Final = 256
 LARGEST_COUNT: Final = 2**31  # of tokens or sequences; more is not meant
+MORE_TEXT: Final = ("reasoning_content", "arguments", "output")  # of a message, beside its content
 BYTES_PER_TOKEN: Final = 4  # the usual rule of thumb for English and code
 
 
@@ -30,7 +31,7 @@ class BadBody(ValueError):
     """A body that must be a JSON object and is none. The message may be shown to the client."""
 
 
-class RequestFacts(msgspec.Struct, kw_only=True):
+class RequestFacts(msgspec.Struct, kw_only=True, gc=False):
     """What policies and traces may know of a request.
 
     `blocks` are the chained hashes of the text it is routed by and `text_bytes` that text's
@@ -54,7 +55,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     target_worker: str | None = None
 
 
-class Body(msgspec.Struct):
+class Body(msgspec.Struct, gc=False):
     """The fields that are read, over all routes. `object`: any type is accepted here."""
 
     model: object = None
@@ -182,9 +183,9 @@ def _messages(messages: object) -> Iterator[str]:
                 yield content
             else:
                 yield from _content(content)
-            for field in ("reasoning_content", "arguments", "output"):
-                if field in message:
-                    yield from _content(message[field])
+            if not message.keys().isdisjoint(MORE_TEXT):
+                for field in MORE_TEXT:
+                    yield from _content(message.get(field))
         elif isinstance(message, str):
             yield message
 

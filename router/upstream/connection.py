@@ -22,14 +22,17 @@ from router.errors import StaleConnection, UpstreamError, WorkerCut
 
 MAX_HEAD_BYTES = 256 * 1024  # uvicorn and llama.cpp send under 1 KB; beyond this it is no answer
 
-# What the kernel keeps for us of one answer: about twice that, and no read brings more. A stream that
-# always has something cannot hold up the others, and of one that nobody reads no megabytes pile up.
-RECEIVE_BYTES = 64 * 1024
+# Of one answer the kernel keeps up to a third more for us, and no read brings more than that: a stream
+# that always has something does not hold up the others, and one that nobody reads piles up no megabytes.
+# Much less would be slow: below a segment, 64 KB on loopback, the kernel's timers set the pace.
+RECEIVE_BYTES = 96 * 1024
+
+LARGE_BYTES = 16 * 1024  # joining what is shorter costs less than telling the kernel of each part
 
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-class AnswerHead(msgspec.Struct):
+class AnswerHead(msgspec.Struct, gc=False):
     """Status line and header fields of an answer, as they came.
 
     `content_length` is None where the length is not given up front (chunked, or until close).
@@ -131,10 +134,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._bodiless = bodiless
         self._reset()
         self.exchanges += 1
-        if len(body) <= 65536:
-            self.transport.write(head + body)
-        else:
+        if len(body) > LARGE_BYTES:
             self.transport.writelines([head, body])
+        else:
+            self.transport.write(head + body)
 
     @property
     def reusable(self) -> bool:

@@ -20,7 +20,7 @@ from tracking.lifecycle import LiveTrace
 from tracking.record import Record
 from tracking.trace import Candidate, Decision, TraceDetail, TraceError
 from tracking.view import StoreUnavailable
-from tracking.writer import TraceWriter
+from tracking.writer import LANES, TraceWriter
 
 
 class FakeSink:
@@ -114,11 +114,11 @@ async def test_a_short_request_is_written_once_when_it_is_over(bench):
     assert bench.flushes[0][1] == 1
 
 
-async def test_batches_never_exceed_a_hundred_and_keep_the_order(bench):
+async def test_batches_are_bounded_and_keep_the_order(bench):
     for i in range(250):
         bench.writer.put(live(f"k{i:03}"))
     await bench.until(lambda: len(bench.sink.records) == 250)
-    assert [len(batch) for batch in bench.sink.batches] == [100, 100, 50]
+    assert [len(batch) for batch in bench.sink.batches] == [64, 64, 64, 58]
     assert bench.sink.keys == [f"k{i:03}" for i in range(250)]
 
 
@@ -279,7 +279,7 @@ async def test_a_store_slower_than_the_load_fills_the_bounded_buffer_and_no_more
     for i in range(4000):
         bench.writer.put(live(f"k{i}"))
     await bench.until(lambda: bench.writer.stats().dropped_total)
-    assert bench.sink.calls <= 9  # the lanes, and one that fills in
+    assert bench.sink.calls <= LANES + 1  # the lanes, and one that fills in
     assert bench.writer.stats().buffered_bytes <= 100_000
     bench.sink.slow.set()
     await bench.until(lambda: bench.writer.stats().buffered == 0)

@@ -167,7 +167,7 @@ async def test_requests_of_a_router_that_vanished_become_lost(fleet):
     a.put(live("cut", status="processing"))
     a.put(live("done"))
     await until(lambda: has(b, "cut"))
-    await a._end_tasks()  # no farewell: as SIGKILL would
+    await a._tasks.end()  # no farewell: as SIGKILL would
     await until(lambda: is_now(b, "cut", "lost"))
     found = await one(b, "cut")
     assert found["error"]["type"] == "router_lost"
