@@ -161,10 +161,15 @@ def prefix_depths(prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[
     return Depths(sent, kept, parts, most_kept, marks)
 
 
-def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float:
-    """The most a candidate may have in flight without being overloaded beside the least loaded."""
-    minimum = min(in_flight)
-    return max(minimum + config.balance_abs_threshold, minimum * config.balance_rel_threshold)
+def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float | None:
+    """The most a candidate may have in flight without being overloaded beside the least loaded;
+    None where nobody is."""
+    most = max(in_flight)
+    if most <= config.balance_abs_threshold:
+        return None
+    fewest = min(in_flight)
+    bearable = max(fewest + config.balance_abs_threshold, fewest * config.balance_rel_threshold)
+    return bearable if most > bearable else None
 
 
 class Shown(Sequence[float]):

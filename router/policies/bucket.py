@@ -51,7 +51,7 @@ class BucketPolicy(Policy):
             self._cuts = self._cut(len(candidates))
             self._cut_at = now
         sent = [self._sent[worker.target] for worker in candidates]
-        if max(sent) > bearable_load(sent, self._config):
+        if bearable_load(sent, self._config) is not None:
             chosen, reason = least(sent, self._random), "imbalanced"
         else:
             chosen, reason = bisect_left(self._cuts, request.text_bytes), "bucket"

@@ -77,9 +77,8 @@ class CacheAwarePolicy(Policy):
     def _pick(self, in_flight: list[int], matches: list[float], depths: Depths) -> tuple[int, str]:
         config = self._config
         bearable = bearable_load(in_flight, config)
-        imbalanced = max(in_flight) > bearable
         longest = max(matches)
-        if imbalanced:
+        if bearable is not None:
             holders = [
                 i
                 for i, match in enumerate(matches)
@@ -93,7 +92,7 @@ class CacheAwarePolicy(Policy):
             holders = [i for i, match in enumerate(matches) if match == longest]
             nearest = least([in_flight[i] for i in holders], self._random)
             return holders[nearest], "prefix_match"
-        reason = "imbalanced" if imbalanced else "least_loaded"
+        reason = "least_loaded" if bearable is None else "imbalanced"
         if depths.kept is depths.sent:
             return least(in_flight, self._random), reason
         parts = depths.parts

@@ -129,7 +129,7 @@ class ExpectedTtftPolicy(Policy):
         bearable = bearable_load(in_flight, self._config)
         fit: Sequence[int] = range(len(costs))
         imbalanced = False
-        if max(in_flight) > bearable:
+        if bearable is not None:
             fit = [i for i, load in enumerate(in_flight) if load <= bearable]  # never empty
             imbalanced = min([costs[i] for i in fit]) > least_cost
             least_cost = min([costs[i] for i in fit])
