@@ -7,8 +7,7 @@ every field may have any type: what is not understood costs that field and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Literal, TypeVar
+from typing import Annotated, Final, TypeVar, get_args
 
 import msgspec
 
@@ -20,7 +19,10 @@ MESSAGE_CHARACTERS: Final = 500
 ABORT: Final = "abort"
 MESSAGE_START: Final = "message_start"  # Anthropic's first event: input tokens are in it alone
 
-T = TypeVar("T")
+Tokens = Annotated[int, msgspec.Meta(ge=0, lt=LARGEST_NUMBER)] | None
+Measure = Annotated[float, msgspec.Meta(ge=0, lt=LARGEST_NUMBER)] | None
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class AnswerFacts(msgspec.Struct, gc=False):
@@ -61,55 +63,59 @@ _ABSENT: Final = msgspec.Raw(b"")
 _SILENT: Final = EngineReport()
 
 
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: object = None
-    completion_tokens: object = None
-    input_tokens: object = None
-    output_tokens: object = None
-    reasoning_tokens: object = None
-    prompt_tokens_details: object = None
-    completion_tokens_details: object = None
-    input_tokens_details: object = None
-    output_tokens_details: object = None
-    cache_read_input_tokens: object = None
-    cache_creation_input_tokens: object = None
+class Details(msgspec.Struct, gc=False):
+    cached_tokens: Tokens = None
+    reasoning_tokens: Tokens = None
 
 
-class _Choice(msgspec.Struct, gc=False):
-    index: object = None
+class Usage(msgspec.Struct, gc=False):
+    prompt_tokens: Tokens = None
+    completion_tokens: Tokens = None
+    input_tokens: Tokens = None
+    output_tokens: Tokens = None
+    reasoning_tokens: Tokens = None
+    prompt_tokens_details: Details | None = None
+    completion_tokens_details: Details | None = None
+    input_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
+    cache_read_input_tokens: Tokens = None
+    cache_creation_input_tokens: Tokens = None
+
+
+class AnswerChoice(msgspec.Struct, gc=False):
     finish_reason: object = None
 
 
-class _MetaInfo(msgspec.Struct, gc=False):
+class MetaInfo(msgspec.Struct, gc=False):
     id: object = None
     finish_reason: object = None
-    prompt_tokens: object = None
-    completion_tokens: object = None
-    cached_tokens: object = None
-    reasoning_tokens: object = None
-    e2e_latency: object = None
-    queue_time: object = None
-    first_token_latency: object = None
-    decode_throughput: object = None
-    dp_rank: object = None
+    prompt_tokens: Tokens = None
+    completion_tokens: Tokens = None
+    cached_tokens: Tokens = None
+    reasoning_tokens: Tokens = None
+    e2e_latency: Measure = None
+    queue_time: Measure = None
+    first_token_latency: Measure = None
+    decode_throughput: Measure = None
+    dp_rank: Tokens = None
     weight_version: object = None
 
 
-class _Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     stop_reason: object = None
 
 
-class _Metadata(msgspec.Struct):
+class Metadata(msgspec.Struct, gc=False):
     weight_version: object = None
 
 
-class _Timings(msgspec.Struct):
-    cache_n: object = None
-    prompt_n: object = None
-    prompt_ms: object = None
-    predicted_n: object = None
-    predicted_ms: object = None
-    predicted_per_second: object = None
+class Timings(msgspec.Struct, gc=False):
+    cache_n: Tokens = None
+    prompt_n: Tokens = None
+    prompt_ms: Measure = None
+    predicted_n: Tokens = None
+    predicted_ms: Measure = None
+    predicted_per_second: Measure = None
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -122,111 +128,77 @@ class Answer(msgspec.Struct, gc=False):
     status: object = None
     error: object = None
     message: msgspec.Raw = _ABSENT
-    delta: msgspec.Raw = _ABSENT
+    delta: Delta | str | None = None
     stop_reason: object = None
-    usage: _Usage | None = None
-    choices: list[_Choice] | None = None
-    meta_info: _MetaInfo | None = None
-    metadata: _Metadata | None = None
-    timings: _Timings | None = None
-    response: msgspec.Raw = _ABSENT
-
-
-class _Odd(msgspec.Struct):
-    """The same where a part is not what it should be: each is looked at by itself."""
-
-    id: object = None
-    kind: object = msgspec.field(name="object", default=None)
-    type: object = None
-    index: object = None
-    status: object = None
-    error: object = None
-    message: msgspec.Raw = _ABSENT
-    delta: msgspec.Raw = _ABSENT
-    stop_reason: object = None
-    usage: msgspec.Raw = _ABSENT
-    choices: msgspec.Raw = _ABSENT
-    meta_info: msgspec.Raw = _ABSENT
-    metadata: msgspec.Raw = _ABSENT
-    timings: msgspec.Raw = _ABSENT
+    usage: Usage | None = None
+    choices: list[AnswerChoice] | None = None
+    meta_info: MetaInfo | None = None
+    metadata: Metadata | None = None
+    timings: Timings | None = None
     response: msgspec.Raw = _ABSENT
 
 
 _decode_answer: Final = msgspec.json.Decoder(Answer).decode
-_decode_odd: Final = msgspec.json.Decoder(_Odd).decode
-_decode_odd_list: Final = msgspec.json.Decoder(list[_Odd]).decode
 _decode_answers: Final = msgspec.json.Decoder(list[Answer]).decode
-_decode_usage: Final = msgspec.json.Decoder(_Usage).decode
-_decode_choices: Final = msgspec.json.Decoder(list[_Choice]).decode
-_decode_meta_info: Final = msgspec.json.Decoder(_MetaInfo).decode
-_decode_delta: Final = msgspec.json.Decoder(_Delta).decode
+_decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_any: Final = msgspec.json.Decoder().decode
-_decode_metadata: Final = msgspec.json.Decoder(_Metadata).decode
-_decode_timings: Final = msgspec.json.Decoder(_Timings).decode
-
-
-def _decoded(decode: Callable[[bytes | msgspec.Raw], T], data: bytes | msgspec.Raw) -> T | None:
-    try:
-        return decode(data) if data else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def parse_answer(data: bytes) -> Answer | None:
     """None for what is no JSON object."""
-    answer = _parsed(data)
+    answer = _parse(data)
     if answer is not None:
         # Events of the Responses API wrap their object, and so does the first one of Anthropic's.
         inner = answer.message if answer.type == MESSAGE_START else answer.response
         if inner:
-            return _parsed(inner) or answer
+            return _parse(inner) or answer
     return answer
 
 
-def _parsed(data: bytes | msgspec.Raw) -> Answer | None:
-    answer = _decoded(_decode_answer, data)
-    if answer is None and (odd := _decoded(_decode_odd, data)) is not None:
-        return _answer(odd)
-    return answer
-
-
-def _answer(odd: _Odd) -> Answer:
-    """What can be understood of it."""
-    return Answer(
-        odd.id,
-        odd.kind,
-        odd.type,
-        odd.index,
-        odd.status,
-        odd.error,
-        odd.message,
-        odd.delta,
-        odd.stop_reason,
-        usage=_decoded(_decode_usage, odd.usage),
-        choices=_decoded(_decode_choices, odd.choices),
-        meta_info=_decoded(_decode_meta_info, odd.meta_info),
-        metadata=_decoded(_decode_metadata, odd.metadata),
-        timings=_decoded(_decode_timings, odd.timings),
-        response=odd.response,
-    )
-
-
-def add_part(answer: Answer, name: Literal["meta_info", "usage", "timings"], data: bytes) -> None:
-    """A part that was found by itself, as JSON."""
-    if name == "usage":
-        answer.usage = _decoded(_decode_usage, data)
-    elif name == "timings":
-        answer.timings = _decoded(_decode_timings, data)
-    else:
-        answer.meta_info = _decoded(_decode_meta_info, data)
+def _parse(data: bytes | msgspec.Raw) -> Answer | None:
+    try:
+        return _decode_answer(data)
+    except msgspec.ValidationError:
+        return in_parts(Answer, data)
+    except _UNREADABLE:
+        return None
 
 
 def parse_answers(data: bytes) -> list[Answer]:
     """The items of a JSON array; none for anything else."""
-    answers = _decoded(_decode_answers, data)
-    if answers is None:
-        return [_answer(odd) for odd in _decoded(_decode_odd_list, data) or ()]
-    return answers
+    try:
+        return _decode_answers(data)
+    except msgspec.ValidationError:
+        pass
+    except _UNREADABLE:
+        return []
+    try:
+        items = _decode_array(data)
+    except _UNREADABLE:
+        return []
+    return [answer for item in items if (answer := in_parts(Answer, item)) is not None]
+
+
+def in_parts(kind: type[S], data: bytes | msgspec.Raw) -> S | None:
+    """What can be understood of an object whose fields are not all as they should be; None for
+    what is no object."""
+    try:
+        said = _decode_object(data)
+    except _UNREADABLE:
+        return None
+    parts: dict[str, object] = {}
+    for field in msgspec.structs.fields(kind):
+        if field.encode_name in said:
+            part = said[field.encode_name]
+            try:
+                parts[field.name] = msgspec.json.decode(part, type=field.type)
+            except _UNREADABLE:
+                for inner in get_args(field.type):
+                    if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+                        parts[field.name] = in_parts(inner, part)
+    return kind(**parts)
 
 
 def read_answer(answer: Answer) -> AnswerFacts:
@@ -235,14 +207,15 @@ def read_answer(answer: Answer) -> AnswerFacts:
     report = EngineReport()
     if answer.usage is not None:
         _read_usage(answer.usage, facts, report)
-    if answer.choices:
+    if answer.choices is not None:
         for choice in answer.choices:
             if report.finish_reason != ABORT:
                 report.finish_reason = _label(choice.finish_reason) or report.finish_reason
-    if answer.type == "message_delta" and (delta := _decoded(_decode_delta, answer.delta)):
-        answer.stop_reason = delta.stop_reason
-    if answer.stop_reason is not None:
-        report.finish_reason = _label(answer.stop_reason)
+    stop_reason = answer.stop_reason
+    if answer.type == "message_delta" and isinstance(answer.delta, Delta):
+        stop_reason = answer.delta.stop_reason
+    if stop_reason is not None:
+        report.finish_reason = _label(stop_reason)
     if answer.kind == "response" and answer.status not in ("queued", "in_progress"):
         report.finish_reason = ABORT if answer.status == "cancelled" else _label(answer.status)
     if answer.meta_info is not None:
@@ -254,67 +227,71 @@ def read_answer(answer: Answer) -> AnswerFacts:
     if answer.error:
         facts.error = _message(answer.error)
     elif answer.kind == "error" or answer.type == "error":
-        facts.error = _message(_decoded(_decode_any, answer.message))
+        facts.error = _message(_any(answer.message))
     facts.aborted = facts.error is not None or report.finish_reason == ABORT
     if report != _SILENT:
         facts.engine = report
     return facts
 
 
-def _read_usage(usage: _Usage, facts: AnswerFacts, report: EngineReport) -> None:
+def _any(data: msgspec.Raw) -> object:
+    try:
+        return _decode_any(data) if data else None
+    except _UNREADABLE:
+        return None
+
+
+def _read_usage(usage: Usage, facts: AnswerFacts, report: EngineReport) -> None:
     """OpenAI: chat and completions say prompt and completion, responses say input and output.
 
     Anthropic's input tokens are those that were neither read from the cache nor written to it.
     """
-    input_tokens = _either(usage.prompt_tokens, usage.input_tokens)
-    facts.output_tokens = _either(usage.completion_tokens, usage.output_tokens)
-    facts.cached_tokens = _either(
-        _item(usage.prompt_tokens_details, "cached_tokens"),
-        _item(usage.input_tokens_details, "cached_tokens"),
-    )
-    read = count(usage.cache_read_input_tokens)
-    if input_tokens is not None and read is not None:
+    said, written = usage.prompt_tokens, usage.completion_tokens
+    facts.input_tokens = usage.input_tokens if said is None else said
+    facts.output_tokens = usage.output_tokens if written is None else written
+    for details in (usage.prompt_tokens_details, usage.input_tokens_details):
+        if details is not None and facts.cached_tokens is None:
+            facts.cached_tokens = details.cached_tokens
+    read = usage.cache_read_input_tokens
+    if facts.input_tokens is not None and read is not None:
         facts.cached_tokens = read
-        input_tokens += read + (count(usage.cache_creation_input_tokens) or 0)
-    facts.input_tokens = input_tokens
-    report.reasoning_tokens = count(usage.reasoning_tokens)
-    if report.reasoning_tokens is None:
-        report.reasoning_tokens = _either(
-            _item(usage.completion_tokens_details, "reasoning_tokens"),
-            _item(usage.output_tokens_details, "reasoning_tokens"),
-        )
+        facts.input_tokens += read + (usage.cache_creation_input_tokens or 0)
+    report.reasoning_tokens = usage.reasoning_tokens
+    for details in (usage.completion_tokens_details, usage.output_tokens_details):
+        if details is not None and report.reasoning_tokens is None:
+            report.reasoning_tokens = details.reasoning_tokens
 
 
-def _read_meta_info(meta_info: _MetaInfo, facts: AnswerFacts, report: EngineReport) -> None:
+def _read_meta_info(meta_info: MetaInfo, facts: AnswerFacts, report: EngineReport) -> None:
     facts.engine_request_id = _identifier(meta_info.id) or facts.engine_request_id
-    facts.input_tokens = count(meta_info.prompt_tokens)
-    facts.output_tokens = count(meta_info.completion_tokens)
-    facts.cached_tokens = count(meta_info.cached_tokens)
+    facts.input_tokens = meta_info.prompt_tokens
+    facts.output_tokens = meta_info.completion_tokens
+    facts.cached_tokens = meta_info.cached_tokens
     reason = meta_info.finish_reason
     report.finish_reason = _label(_item(reason, "type") or reason)
     if report.finish_reason == ABORT and (message := _item(reason, "message")):
         facts.error = _message(message)
-    report.reasoning_tokens = count(meta_info.reasoning_tokens)
-    report.e2e_latency = _measure(meta_info.e2e_latency)
-    report.queue_time = _measure(meta_info.queue_time)
-    report.first_token_latency = _measure(meta_info.first_token_latency)
-    report.decode_throughput = _measure(meta_info.decode_throughput)
-    report.dp_rank = count(meta_info.dp_rank)
+    report.reasoning_tokens = meta_info.reasoning_tokens
+    report.e2e_latency = meta_info.e2e_latency
+    report.queue_time = meta_info.queue_time
+    report.first_token_latency = meta_info.first_token_latency
+    report.decode_throughput = meta_info.decode_throughput
+    report.dp_rank = meta_info.dp_rank
     report.weight_version = _label(meta_info.weight_version)
 
 
-def _read_timings(timings: _Timings, facts: AnswerFacts, report: EngineReport) -> None:
+def _read_timings(timings: Timings, facts: AnswerFacts, report: EngineReport) -> None:
     """llama.cpp: `prompt_n` are the tokens that were computed, without those cached."""
-    cached, computed = count(timings.cache_n), count(timings.prompt_n)
+    cached, computed = timings.cache_n, timings.prompt_n
     if facts.cached_tokens is None:
         facts.cached_tokens = cached
     if facts.input_tokens is None and computed is not None and cached is not None:
         facts.input_tokens = computed + cached
     if facts.output_tokens is None:
-        facts.output_tokens = count(timings.predicted_n)
-    report.prefill_seconds = _milliseconds(timings.prompt_ms)
-    report.decode_seconds = _milliseconds(timings.predicted_ms)
-    report.decode_throughput = _measure(timings.predicted_per_second)
+        facts.output_tokens = timings.predicted_n
+    report.prefill_seconds = _seconds(timings.prompt_ms)
+    report.decode_seconds = _seconds(timings.predicted_ms)
+    report.decode_throughput = timings.predicted_per_second
 
 
 # -- single values ---------------------------------------------------------------------------------
@@ -329,20 +306,8 @@ def count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < LARGEST_NUMBER else None
 
 
-def _either(one: object, other: object) -> int | None:
-    known = count(one)
-    return known if known is not None or other is None else count(other)
-
-
-def _measure(value: object) -> float | None:
-    if type(value) is int or type(value) is float:
-        return float(value) if 0 <= value < LARGEST_NUMBER else None
-    return None
-
-
-def _milliseconds(value: object) -> float | None:
-    measure = _measure(value)
-    return None if measure is None else round(measure / 1000, 6)
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds / 1000, 6)
 
 
 def _label(value: object) -> str | None:

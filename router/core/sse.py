@@ -12,6 +12,7 @@ Events are counted as data lines: no inference engine writes an event in several
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 TAIL_BYTES: Final = 8 * 1024
@@ -54,10 +55,20 @@ class EventTail:
         """The end of the stream as it came."""
         return bytes(self._buffer[self._window_start() :])
 
-    def lines(self) -> list[bytes]:
-        """The data of the last events in their order; the last one may not be whole."""
-        lines = self.window().split(b"\n")
-        return [line[5:].strip() for line in lines[1:] if line.startswith(b"data:")]
+    @property
+    def whole(self) -> bool:
+        """Does the window hold all events?"""
+        return self._buffer.count(DATA, self._window_start()) == self.events
+
+    def newest_first(self) -> Iterator[bytes]:
+        """The data of the events in the window; the newest one may not be whole."""
+        buffer, start = self._buffer, self._window_start()
+        end = len(buffer)
+        while (at := buffer.rfind(DATA, start, end)) >= 0:
+            begin = at + len(DATA)
+            line_end = buffer.find(b"\n", begin, end)
+            yield bytes(buffer[begin : end if line_end < 0 else line_end]).strip()
+            end = at
 
     def _find_first(self) -> None:
         start = self._buffer.find(DATA) + len(DATA)

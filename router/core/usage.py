@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -20,7 +20,6 @@ from router.core.answers import (
     MESSAGE_START,
     Answer,
     AnswerFacts,
-    add_part,
     count,
     parse_answer,
     parse_answers,
@@ -36,11 +35,6 @@ BODY_TAIL_BYTES: Final = 64 * 1024
 # Vectors are bulky and of no interest; usage comes behind them.
 BULKY_ROUTES: Final = frozenset({"/v1/embeddings", "/embed"})
 LEADING_SPACE_BYTES: Final = 64
-PARTS: Final[tuple[Literal["meta_info", "usage", "timings"], ...]] = (
-    "meta_info",
-    "usage",
-    "timings",
-)
 EVENTS_READ: Final = 8  # from the end; the facts of a single answer are in the last three
 
 Sequence = int | None  # an event's `index` where one stream answers several prompts
@@ -134,10 +128,13 @@ def body_facts(body: bytes) -> AnswerFacts:
 
 
 def _stream_facts(tail: EventTail) -> AnswerFacts:
-    lines = tail.lines()
     newest_first: list[tuple[Sequence, AnswerFacts]] = []
-    for line in reversed(lines):
-        answer = None if line == DONE else parse_answer(line)
+    done_seen = False
+    for line in tail.newest_first():
+        if line == DONE:
+            done_seen = True
+            continue
+        answer = parse_answer(line)
         if answer is None:
             continue
         # Anthropic's events have a type, and their index is that of a part of the one answer.
@@ -148,7 +145,7 @@ def _stream_facts(tail: EventTail) -> AnswerFacts:
         if ended and sequence is None:
             break
     if newest_first:
-        facts = _last_words(reversed(newest_first), all_seen=len(lines) == tail.events)
+        facts = _last_words(reversed(newest_first), tail)
     else:
         facts = _tail_facts(tail.window())
     if (
@@ -157,8 +154,8 @@ def _stream_facts(tail: EventTail) -> AnswerFacts:
         and MESSAGE_START.encode() in tail.first
     ):
         _add_start(tail.first, facts)
-    facts.done_seen = DONE in lines
-    facts.events = tail.events - facts.done_seen
+    facts.done_seen = done_seen
+    facts.events = tail.events - done_seen
     return facts
 
 
@@ -171,7 +168,7 @@ def _add_start(event: bytes, facts: AnswerFacts) -> None:
         facts.cached_tokens = start.cached_tokens
 
 
-def _last_words(events: Iterable[tuple[Sequence, AnswerFacts]], *, all_seen: bool) -> AnswerFacts:
+def _last_words(events: Iterable[tuple[Sequence, AnswerFacts]], tail: EventTail) -> AnswerFacts:
     """Events in their order: each overrides what those before said of the same sequence."""
     by_sequence: dict[Sequence, AnswerFacts] = {}
     for sequence, said in events:
@@ -180,7 +177,7 @@ def _last_words(events: Iterable[tuple[Sequence, AnswerFacts]], *, all_seen: boo
         else:
             by_sequence[sequence] = said
     facts = _together(list(by_sequence.values()))
-    if not (all_seen or None in by_sequence):
+    if None not in by_sequence and not tail.whole:
         # Other sequences may have ended before the window: a sum of some would be invented.
         facts.input_tokens = facts.output_tokens = facts.cached_tokens = None
     return facts
@@ -204,6 +201,8 @@ def _together(sequences: list[AnswerFacts]) -> AnswerFacts:
     if not sequences:
         return AnswerFacts()
     facts = sequences[-1]
+    if len(sequences) == 1:
+        return facts
     facts.engine_request_id = sequences[0].engine_request_id
     facts.input_tokens = _sum(said.input_tokens for said in sequences)
     facts.output_tokens = _sum(said.output_tokens for said in sequences)
@@ -227,13 +226,13 @@ def _sum(values: Iterable[int | None]) -> int | None:
 
 def _tail_facts(tail: bytes) -> AnswerFacts:
     """What can be had from the end of a body, or of an event, that was too large to keep."""
-    answer = Answer()
-    for name in PARTS:
-        _, found, rest = tail.rpartition(b'"%b":' % name.encode())
+    parts = []
+    for name in (b"meta_info", b"usage", b"timings"):
+        _, found, rest = tail.rpartition(b'"%b":' % name)
         if found:
             try:
                 value, _ = json.JSONDecoder().raw_decode(rest.decode("utf-8", "replace").lstrip())
-                add_part(answer, name, msgspec.json.encode(value))
+                parts.append(b'"%b":%b' % (name, msgspec.json.encode(value)))
             except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
                 continue
-    return read_answer(answer)
+    return read_answer(parse_answer(b"{%b}" % b",".join(parts)) or Answer())

@@ -145,6 +145,32 @@ def test_the_responses_api_has_its_own_words():
     assert facts.abort_message(200) is None
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"usage": {**usage(), "total_tokens": "many", "reasoning_tokens": -1}},
+        {"usage": {**usage(), "input_tokens_details": 5, "completion_tokens_details": [1]}},
+        {"usage": {**usage(), "output_tokens_details": {"reasoning_tokens": 2.5}}},
+        {"usage": usage(), "choices": "none", "metadata": 7, "timings": [1], "delta": 3},
+        {"usage": usage(), "meta_info": "none", "response": [], "message": 1},
+    ],
+)
+def test_an_odd_field_costs_nothing_of_the_fields_beside_it(odd):
+    assert tokens(body(CHAT, odd)) == (83, 9, 64)
+    assert tokens(scanned(CHAT, [sse(odd)], stream=True)) == (83, 9, 64)
+
+
+@pytest.mark.parametrize("wrong", ["83", 83.0, True, -1, 2**53, None, [83]])
+def test_what_is_no_number_of_tokens_is_unknown_and_the_others_are_not(wrong):
+    said = {"prompt_tokens": wrong, "completion_tokens": 9}
+    assert tokens(body(CHAT, {"usage": said})) == (None, 9, None)
+    assert tokens(body("/generate", {"meta_info": {**META, "cached_tokens": wrong}})) == (
+        15,
+        8,
+        None,
+    )
+
+
 def test_embeddings_have_input_only():
     answer = {"object": "list", "data": [{"embedding": [0.1] * 9}], "usage": {"prompt_tokens": 7}}
     assert tokens(body("/v1/embeddings", answer)) == (7, None, None)
