@@ -23,7 +23,6 @@ ID_CHARACTERS: Final = 128
 ROUTING_KEY_BYTES: Final = 128
 MODEL_CHARACTERS: Final = 256
 LARGEST_COUNT: Final = 2**31  # of tokens or sequences; more is not meant
-MORE_TEXT: Final = ("reasoning_content", "arguments", "output")  # of a message, beside its content
 BYTES_PER_TOKEN: Final = 4  # the usual rule of thumb for English and code
 
 
@@ -55,6 +54,18 @@ class RequestFacts(msgspec.Struct, kw_only=True, gc=False):
     target_worker: str | None = None
 
 
+class Message(msgspec.Struct, gc=False):
+    """The fields of a message with text in them."""
+
+    content: object = None
+    reasoning_content: object = None
+    arguments: object = None
+    output: object = None
+
+
+Messages = list[Message | str]
+
+
 class Body(msgspec.Struct, gc=False):
     """The fields that are read, over all routes. `object`: any type is accepted here."""
 
@@ -67,7 +78,7 @@ class Body(msgspec.Struct, gc=False):
     sampling_params: object = None
     session_params: object = None
     rid: object = None
-    messages: object = None
+    messages: Messages | None = None
     system: object = None
     prompt: object = None
     text: object = None
@@ -78,7 +89,7 @@ class Body(msgspec.Struct, gc=False):
 
 
 _decode: Final = msgspec.json.Decoder(Body).decode
-_FIELDS: Final = frozenset(Body.__struct_fields__) - {"input_ids"}
+_FIELDS: Final = frozenset(Body.__struct_fields__) - {"input_ids", "messages"}
 _NO_BODY: Final = Body()
 
 # `[1, 2, 3]` becomes `1 2 3` without making a number of any of them.
@@ -147,7 +158,8 @@ def parse(body: bytes) -> Body:
 
 
 def _parse_anything(body: bytes) -> Body:
-    """What Python workers accept beyond strict JSON: lone surrogates, NaN, a BOM, huge numbers."""
+    """What Python workers accept beyond strict JSON: lone surrogates, NaN, a BOM, huge numbers.
+    And fields that are not what they should be."""
     if not body.strip():
         raise BadBody("the body is empty; expected a JSON object")
     try:
@@ -159,6 +171,7 @@ def _parse_anything(body: bytes) -> Body:
     if not isinstance(fields, dict):
         raise BadBody("the body is not a JSON object")
     known = Body(**{name: value for name, value in fields.items() if name in _FIELDS})
+    known.messages = _messages(fields.get("messages"))
     if isinstance(fields.get("input_ids"), list):
         known.input_ids = msgspec.Raw(json.dumps(fields["input_ids"]).encode())
     return known
@@ -172,22 +185,39 @@ def _any_int(digits: str) -> int | None:
 
 
 def _chat(body: Body) -> bytes:
-    return _bytes([*_content(body.system), *_messages(body.messages)])
+    texts: list[str] = []
+    if body.system is not None:
+        texts.extend(_content(body.system))
+    _say(body.messages, texts)
+    return _bytes(texts)
 
 
-def _messages(messages: object) -> Iterator[str]:
-    for message in messages if isinstance(messages, list) else ():
-        if isinstance(message, dict):
-            content = message.get("content")
-            if isinstance(content, str):
-                yield content
-            else:
-                yield from _content(content)
-            if not message.keys().isdisjoint(MORE_TEXT):
-                for field in MORE_TEXT:
-                    yield from _content(message.get(field))
-        elif isinstance(message, str):
-            yield message
+def _say(messages: Messages | None, texts: list[str]) -> None:
+    for message in messages or ():
+        if isinstance(message, str):
+            texts.append(message)
+            continue
+        if isinstance(message.content, str):
+            texts.append(message.content)
+        elif message.content is not None:
+            texts.extend(_content(message.content))
+        if message.reasoning_content is not None:
+            texts.extend(_content(message.reasoning_content))
+        if message.arguments is not None:
+            texts.extend(_content(message.arguments))
+        if message.output is not None:
+            texts.extend(_content(message.output))
+
+
+def _messages(messages: object) -> Messages:
+    """Those of a list that are messages or strings."""
+    return [
+        Message(*map(message.get, Message.__struct_fields__))
+        if isinstance(message, dict)
+        else message
+        for message in (messages if isinstance(messages, list) else ())
+        if isinstance(message, dict | str)
+    ]
 
 
 def _content(content: object) -> Iterator[str]:
@@ -218,8 +248,12 @@ def _input(body: Body) -> bytes:
 
 
 def _responses(body: Body) -> bytes:
-    prompt = [body.input] if isinstance(body.input, str) else _messages(body.input)
-    return _bytes([*_content(body.instructions), *prompt])
+    texts = [*_content(body.instructions)]
+    if isinstance(body.input, str):
+        texts.append(body.input)
+    else:
+        _say(_messages(body.input), texts)
+    return _bytes(texts)
 
 
 def _rerank(body: Body) -> bytes:
@@ -311,9 +345,7 @@ def _max_tokens(body: Body) -> int | None:
 def _sequences(body: Body) -> int:
     prompts = 1
     for prompt in (body.prompt, body.text):
-        if prompt is not None and (
-            isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
-        ):
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
             prompts = len(prompt)
     if body.text is None and len(body.input_ids):
         prompts = max(1, bytes(body.input_ids).count(b"[") - 1)

@@ -306,9 +306,14 @@ class PrefixIndex:
         if places is None:
             if len(self._places) >= len(nodes) + PLACES_MEMO:
                 self._places.clear()
-            places = [place for place, bit in enumerate(self._asked_bits) if bit & mask]
-            self._places[mask] = places
+            self._places[mask] = places = self._find_places(mask)
         return places
+
+    def _find_places(self, mask: int) -> list[int]:
+        bits = self._asked_bits
+        if mask.bit_count() == 1:
+            return [bits.index(mask)] if mask in bits else []
+        return [place for place, bit in enumerate(bits) if bit & mask]
 
     def __repr__(self) -> str:
         return (

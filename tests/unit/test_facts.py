@@ -37,6 +37,12 @@ ROUTED_BY = [
         "yes since go on",
     ),
     (CHAT, {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, ""),
+    (
+        CHAT,
+        {"messages": [None, {"content": "a", "output": 5}, 7, "b", {"arguments": "c"}]},
+        "a b c",
+    ),
+    (CHAT, {"messages": {"content": "no list"}}, ""),
     ("/v1/messages", {"system": "be kind", **said("hello")}, "be kind hello"),
     ("/v1/completions", {"prompt": "once"}, "once"),
     ("/v1/completions", {"prompt": ["once", "twice"]}, "once twice"),
