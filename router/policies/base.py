@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Literal, NamedTuple, Protocol, TypeVar, overload
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -172,15 +172,15 @@ def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float | Non
     return bearable if most > bearable else None
 
 
-class Shown(Sequence[float]):
+class Shown(Sequence[float], Generic[N]):
     """A column whose numbers are worked out when they are looked at: few of many are shown."""
 
     def __init__(self, values: Sequence[N], show: Callable[[N], float]) -> None:
-        self._at: Callable[[int], float] = lambda index: show(values[index])
-        self._length = len(values)
+        self._values: Sequence[N] = values
+        self._show: Callable[[N], float] = show
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._values)
 
     @overload
     def __getitem__(self, index: int) -> float: ...
@@ -188,8 +188,8 @@ class Shown(Sequence[float]):
     def __getitem__(self, index: slice) -> Sequence[float]: ...
     def __getitem__(self, index: int | slice) -> float | Sequence[float]:
         if isinstance(index, slice):
-            return [self._at(i) for i in range(self._length)[index]]
-        return self._at(index)
+            return [self._show(value) for value in self._values[index]]
+        return self._show(self._values[index])
 
 
 def microseconds(seconds: float) -> float:

@@ -135,9 +135,11 @@ class ExpectedTtftPolicy(Policy):
             least_cost = min([costs[i] for i in fit])
         enough = least_cost * (1 + TOLERANCE)
         equals = [i for i in fit if costs[i] <= enough]
-        if len(equals) > 2:
-            equals = [equals[i] for i in two_of(len(equals), self._random)]
-        chosen = equals[least([in_flight[i] for i in equals], self._random)]
+        chosen = equals[0]
+        if len(equals) > 1:
+            if len(equals) > 2:
+                equals = [equals[i] for i in two_of(len(equals), self._random)]
+            chosen = equals[least([in_flight[i] for i in equals], self._random)]
         if imbalanced:
             return chosen, "imbalanced"
         waits = times[chosen] > min(times) * (1 + TOLERANCE)
