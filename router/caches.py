@@ -50,6 +50,12 @@ class Caches:
                 self.news.refresh()
             self.news.routed(blocks, worker.digest)
 
+    def not_computed(self, worker: Worker, sent: Sent | None) -> None:
+        """The prompt that was sent there failed before the worker got to it."""
+        blocks = [] if sent is None else sent.not_computed()
+        if blocks and self.news is not None:
+            self.news.take_back(blocks, worker.digest)
+
     def _time_to_refresh(self) -> bool:
         """Has so much been used that what others were told of would soon count as gone there?"""
         due = False

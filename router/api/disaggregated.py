@@ -259,6 +259,7 @@ class PairRun(Run):
         if error is not None and error is prefill.error:
             self.failed += [prefill.worker] if error.blames_worker else [prefill.worker, worker]
             prefill.end(error)
+            self.take_back(prefill.leg, prefill.exchange, error)
             super().end_attempt(OtherLegFailed(error.message, error.outcome))
             return
         super().end_attempt(error)

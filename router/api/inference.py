@@ -25,7 +25,7 @@ from router.api.sending import carry
 from router.clock import rounded
 from router.core.engines import engine_named
 from router.core.facts import BadBody, RequestFacts, read_facts
-from router.core.outcome import answer_trouble, terminal_status, trace_error
+from router.core.outcome import answer_trouble, not_computed, terminal_status, trace_error
 from router.core.retry import Failure, GiveUp, Situation, next_move, parse_retry_after
 from router.core.usage import AnswerFacts, ResponseScanner
 from router.core.worker import Worker
@@ -356,8 +356,16 @@ class Run:
 
     def end_attempt(self, error: RouterError | None) -> None:
         """Give the worker back, and say how the attempt went. Harmless without one."""
-        if self.leg is not None:
-            self.leg.end(self.exchange, error, self.shared.clock.now())
+        leg = self.leg
+        if leg is not None and not leg.over:
+            leg.end(self.exchange, error, self.shared.clock.now())
+            self.take_back(leg, self.exchange, error)
+
+    def take_back(self, leg: Leg, exchange: Exchange | None, error: RouterError | None) -> None:
+        """Believe no longer that the worker holds a prompt that it did not get to."""
+        head = None if exchange is None else exchange.head or exchange.refused
+        if not_computed(error, None if head is None else head.status):
+            self.shared.caches.not_computed(leg.worker, leg.choice.sent)
 
     def finish(self, error: RouterError | None) -> None:
         """The one terminal status, and who is told of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from router.core.answers import AnswerFacts
-from router.errors import ClientGone, RouterError
+from router.errors import ClientGone, ConnectFailed, RouterError, StaleConnection, WorkerCut
 from tracking.trace import Status, TraceError
 
 # What can be wrong before a worker was chosen and is the request's or the fleet's state, not a
@@ -17,6 +17,13 @@ REJECTIONS: Final = frozenset(
 
 def trace_error(error: RouterError) -> TraceError:
     return TraceError(message=error.message, type=error.outcome or "worker_cut")
+
+
+def not_computed(error: RouterError | None, status: int | None) -> bool:
+    """Is it known of an attempt that ended so that the worker did not get to its prefill?"""
+    if status is not None:
+        return status >= 400
+    return isinstance(error, ConnectFailed | StaleConnection | WorkerCut)
 
 
 def attempt_trouble(error: RouterError | None, status: int | None) -> TraceError | None:

@@ -51,6 +51,25 @@ class PrefixNews:
         if new < len(blocks):
             self._add((digest, blocks[new:]))
 
+    def take_back(self, blocks: Sequence[int], digest: int) -> None:
+        """What was last said of this worker is not so from these blocks on, to the end of the prompt.
+
+        Of what is not told yet they are left out; others that were told find out for themselves.
+        """
+        salt = self._salts.get(digest, digest)
+        self._told.difference_update([block ^ salt for block in blocks])
+        waiting = self._waiting
+        for number in range(len(waiting) - 1, -1, -1):
+            to, run = waiting[number]
+            if to == digest and run and run[-1] == blocks[-1]:
+                left = run[: max(0, len(run) - len(blocks))]
+                self._waiting_blocks -= len(run) - len(left)
+                if left:
+                    waiting[number] = (digest, left)
+                else:
+                    del waiting[number]
+                return
+
     def lost(self, digest: int) -> None:
         """We found that a worker holds nothing any more: to be told, too."""
         self.heard(digest, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.caches import SILENT_ANSWERS, Caches
+from router.core.prefix import block_hashes
 from router.core.worker import Worker
 from tests.running import call, running, sim_worker
 from tests.sim.call import WorkerConfig
@@ -45,3 +46,18 @@ def test_a_worker_that_was_replaced_is_judged_anew(caplog) -> None:
         caches.forget(worker)
     assert len(told(caplog)) == 2
     assert "start" not in told(caplog)[0]  # nobody knows this engine's flags
+
+
+@pytest.mark.parametrize("fault", ["status:status=500", "cut_before_head"])
+async def test_a_prompt_that_failed_before_its_prefill_is_not_believed_to_be_cached(fault) -> None:
+    async with sim_worker() as sim, running(sim.url, disable_retries=True) as app:
+        known = app.policies.default.prefixes
+        assert known is not None
+        text = "".join(f"sentence {number}. " for number in range(2000))
+        blocks = block_hashes(text.encode())
+        body = {"text": text, "sampling_params": {"max_new_tokens": 1}}
+        assert (await call(app, "POST", "/generate", body | {"sim": fault})).status >= 500
+        assert known.match(blocks).get("worker-0", 0) < len(blocks) / 2
+        assert (await call(app, "POST", "/generate", body)).status == 200
+        assert (await call(app, "POST", "/generate", body | {"sim": fault})).status >= 500
+        assert known.match(blocks) == {"worker-0": len(blocks)}

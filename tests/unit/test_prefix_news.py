@@ -61,6 +61,26 @@ def test_what_is_in_use_is_told_again_in_each_epoch_which_the_store_keeps_two_of
     assert STREAM_BYTES >= 2 * EPOCH_BYTES
 
 
+def test_what_turns_out_not_to_be_so_is_not_told_and_is_told_when_it_is():
+    news = PrefixNews()
+    news.routed([1, 2], A)
+    everything(news)
+    news.routed([1, 2, 3, 4, 5], A)
+    news.routed([1, 2, 3, 4, 5], B)
+    news.take_back([4, 5], A)
+    assert len(news) == 6
+    assert everything(news) == [(A, [3]), (B, [1, 2, 3, 4, 5])]
+    news.routed([1, 2, 3, 4, 5], A)
+    assert everything(news) == [(A, [4, 5])]
+    news.take_back([3, 4, 5], A)  # told already
+    news.routed([1, 2, 3, 4, 5], A)
+    assert everything(news) == [(A, [3, 4, 5])]
+    news.take_back([3, 4, 5], A)
+    news.routed([3, 4, 5], A)
+    news.take_back([3, 4, 5], A)
+    assert everything(news) == []
+
+
 def test_what_could_not_be_told_waits_in_its_place():
     news = PrefixNews()
     for number in range(5):
