@@ -258,6 +258,9 @@ class Run:
         """One worker's answer, relayed; or why it was not: it is in `exchange` then."""
         assert self.leg is not None
         self.exchange = exchange = self.relaying(Exchange)
+        expected = self.leg.choice.expected_seconds
+        if expected is not None and not self.facts.stream:
+            exchange.prefill_seconds = expected
         return self.carry(exchange, self.leg.worker, self.body)
 
     def relaying(self, kind: type[E]) -> E:

@@ -121,6 +121,7 @@ class Exchange:
         "_on_gap",
         "_out",
         "_owner",
+        "prefill_seconds",
         "_paused",
         "_readable",
         "_told_id",
@@ -165,6 +166,7 @@ class Exchange:
         self.arrived = arrived
         self.url = ""
         self.sent_at = math.inf
+        self.prefill_seconds = math.inf  # after which an answer in one piece is taken to be begun
         self.first_byte_at: float | None = None
         self.last_byte_at = 0.0
         self.head: AnswerHead | None = None
@@ -313,6 +315,8 @@ class Exchange:
         if not self._told_id and (known := self.scanner.engine_request_id) is not None:
             self._told_id = True
             self._owner.known_as(known)
+        if now - self.sent_at > self.prefill_seconds:
+            self._owner.body_began()
         limits = self._limits
         error: UpstreamError | None = None
         if limits.total_seconds is not None and now - self.arrived > limits.total_seconds:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from tracking.trace import DecisionQuality
 
 FRESH_SECONDS: Final = 0.5  # figures no older than this are as good as exact
-SILENCE_SECONDS: Final = 2.5  # who is alone asks once a second
+SILENCE_SECONDS: Final = 2.5  # of the store, behind which there may be others
 KEPT_SECONDS: Final = 3.0  # the lease: until then the others may well be as they were
 FADING_SECONDS: Final = 30.0
 NOTHING: Final = (0, 0)

@@ -34,6 +34,7 @@ class Choice(NamedTuple):
     where the policy does not know prefixes, or the request has no text; `best_cached_tokens` is the
     most that any candidate is thought to hold. `fallback`: the policy lacked what it decides by
     and used something simpler. `sent`: what its prefix memory wants to be told of.
+    `expected_seconds`: when the prefill is expected to be done, where that can be said.
     """
 
     worker: Worker
@@ -45,6 +46,7 @@ class Choice(NamedTuple):
     best_cached_tokens: int | None = None
     fallback: bool = False
     sent: Sent | None = None
+    expected_seconds: float | None = None
 
 
 class NoTarget(Exception):

@@ -120,6 +120,7 @@ class ExpectedTtftPolicy(Policy):
             parts[kept[chosen]] if has_text else None,
             tokens - left[most_kept] if has_text else None,
             sent=sent,
+            expected_seconds=times[chosen] if self._rates.rates else None,
         )
 
     def _pick(

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from router.app import App
+from router.policytype import PolicyType
 from tests.running import Answer, call, running, sim_worker
 from tests.sim.call import WorkerConfig
 from tests.sim.engine import EngineConfig
@@ -46,3 +47,20 @@ async def test_nothing_stays_queued_however_a_request_ends(fault: str):
         assert (await generate(app, sim=fault)).status >= 500
         await until(lambda: not worker.in_flight)
         assert worker.queued_tokens == 0
+
+
+async def test_an_answer_in_one_piece_is_queued_no_longer_than_its_prefill_is_expected_to_take():
+    async with (
+        sim_worker(UNHURRIED) as sim,
+        running(sim.url, policy=PolicyType.ExpectedTtft) as app,
+    ):
+        (worker,) = app.fleet.workers
+        for number in range(8):  # a rate is known from eight streams
+            assert (await generate(app, text=f"{number} {TEXT}", stream=True)).status == 200
+        asked = asyncio.create_task(generate(app, 200, text=f"another {TEXT}"))
+        await until(lambda: worker.queued_tokens)
+        await until(lambda: not worker.queued_tokens)
+        assert worker.in_flight == 1
+        assert not asked.done()
+        assert (await asked).status == 200
+        assert (worker.in_flight, worker.queued_tokens) == (0, 0)
