@@ -19,7 +19,7 @@ from bench.cases import CASES
 from bench.measure import RigError, build, measure
 from bench.processes import Pinned
 from bench.report import RESULTS
-from bench.targets import TARGETS, install
+from bench.targets import TARGETS, Unavailable, install
 
 SAMPLES_PER_SECOND = 500
 
@@ -47,6 +47,7 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         build()
+        target.prepare()
         program = install("py-spy", "py-spy") / "py-spy"
         sampling: list[threading.Thread] = []
 
@@ -58,7 +59,7 @@ def main() -> int:
         result = measure(target, case, asked.seconds, loaded)
         for thread in sampling:
             thread.join()
-    except RigError as error:
+    except (RigError, Unavailable) as error:
         print(error, file=sys.stderr)
         return 1
     rate, cpu = result.load.requests_per_second, result.cpu_us_per_request
