@@ -4,10 +4,9 @@
     python -m router.compiled --clean [DIRECTORY]
 
 Python alone is always enough; compiled, its part of a request is a third smaller. It takes the extra
-`compiled` and a C compiler. Nothing in the sources is written for it, they are compiled as they
-are but for one thing: a class that inherits from nothing becomes an extension type, and what its
-methods assign to `self` its fields, which is most of the gain. So tests that replace a method of a
-class cannot do so here (`interpreted` in their markers).
+`compiled` and a C compiler. Nothing in the sources is written for it; what Cython is told of classes
+is read from them (`router/extension_types.py`). A class that became an extension type has methods that
+cannot be replaced: tests that do so are marked `interpreted`.
 
 Python prefers a compiled module to its source, so one that is older than its source would run
 yesterday's code: `how` refuses that, and is asked at each start.
@@ -16,7 +15,6 @@ yesterday's code: `how` refuses that, and is asked at each start.
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import subprocess
 import sys
@@ -26,6 +24,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Literal
+
+from router.extension_types import typed
 
 ROOT: Final = Path(__file__).parents[1]
 SUFFIX: Final = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
@@ -52,14 +52,12 @@ HOT: Final = tuple(
     }.items()
     for name in names.split()
 )
-# Their only use of a base class is to say that they are protocols; uvloop and asyncio ask methods.
-LOOSE_BASES: Final[tuple[list[str], ...]] = ([], ["asyncio.Protocol"])
-# Arithmetic on lengths is done in C: an overflow must be an error, never another number.
 DIRECTIVES: Final = (
     "language_level=3",
-    "annotation_typing=False",
+    "annotation_typing=True",
     "binding=False",
-    "overflowcheck=True",
+    "nonecheck=True",  # a field that is None has no fields of its own: an error, as in Python
+    "overflowcheck=True",  # lengths are C integers: an overflow is an error, never another number
 )
 
 
@@ -95,78 +93,42 @@ def clean(root: Path) -> None:
 
 def build(root: Path) -> int:
     """Compile the modules below `root`; how many. Raises subprocess.CalledProcessError."""
-    paths = list(sources(root))
+    paths = {_name(path, root): path for path in sources(root)}
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        for path in paths:
-            source, fields = as_extension(path.read_text())
-            copy = work / path.relative_to(root)
+        copies = []
+        made = typed({name: path.read_text() for name, path in paths.items()})
+        for name, (source, declared) in made.items():
+            copy = work / name.replace(".", "/")
             copy.parent.mkdir(parents=True, exist_ok=True)
             for package in (p / "__init__.py" for p in copy.parents if work in p.parents):
                 package.touch()  # so that Cython knows the whole name of a module
-            copy.write_text(source)
-            if fields:
-                copy.with_suffix(".pxd").write_text(fields)
+            copy.with_suffix(".py").write_text(source)
+            copy.with_suffix(".pxd").write_text(declared)
+            copies.append(copy.with_suffix(".py"))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            built = list(pool.map(_compile, (work / p.relative_to(root) for p in paths)))
-        for path, module in zip(paths, built, strict=True):
+            built = list(pool.map(lambda source: _compile(source, work), copies))
+        for path, module in zip(paths.values(), built, strict=True):
             new = beside(path).with_suffix(".new")
             new.write_bytes(module.read_bytes())
             new.replace(beside(path))
     return len(paths)
 
 
-def _compile(source: Path) -> Path:
+def _name(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def _compile(source: Path, root: Path) -> Path:
     c_file, module = source.with_suffix(".c"), beside(source)
     directives = [part for directive in DIRECTIVES for part in ("-X", directive)]
-    cython = [sys.executable, "-m", "cython", *directives, "-o", str(c_file), str(source)]
-    subprocess.run(cython, check=True)
+    cython = [sys.executable, "-m", "cython", *directives, "-I", str(root)]
+    subprocess.run([*cython, "-o", str(c_file), str(source)], check=True)
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     flags = ["-O2", "-s", "-w", "-fPIC", "-shared", "-fno-strict-aliasing"]
     include = ["-I", sysconfig.get_path("include")]
     subprocess.run([compiler, *flags, *include, "-o", str(module), str(c_file)], check=True)
     return module
-
-
-def as_extension(source: str) -> tuple[str, str]:
-    """The source for Cython, and the declarations that make extension types of its classes."""
-    lines = source.split("\n")
-    declared = ""
-    for found in ast.parse(source).body:
-        if not isinstance(found, ast.ClassDef) or found.decorator_list or found.keywords:
-            continue
-        if [ast.unparse(base) for base in found.bases] not in LOOSE_BASES:
-            continue
-        fields = _fields(found)
-        if not fields:
-            continue
-        declared += f"cdef class {found.name}:\n"
-        declared += "".join(f"    cdef public object {name}\n" for name in fields)
-        if found.bases:
-            lines[found.lineno - 1] = f"class {found.name}:"
-        for part in found.body:
-            slots = isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "__slots__"
-            bare = isinstance(part, ast.AnnAssign) and part.value is None
-            if slots or bare:
-                for number in range(part.lineno - 1, part.end_lineno or part.lineno):
-                    lines[number] = ""
-    return "\n".join(lines), declared
-
-
-def _fields(found: ast.ClassDef) -> list[str]:
-    """Its slots and what its methods assign to `self`, but for its properties."""
-    names = {
-        node.attr
-        for node in ast.walk(found)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Store)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-    }
-    for part in found.body:
-        if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "__slots__":
-            names.update(ast.literal_eval(part.value))
-    return sorted(names - {p.name for p in found.body if isinstance(p, ast.FunctionDef)})
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from router.clock import Clock
 from router.core.ids import label, request_identity, uuid7, w3c_trace_id
 from router.core.paths import Forwarded, ForwardPaths
 from router.errors import BadRequest, InternalError, NotFound, RouterError
-from router.metrics import Metrics
+from router.metrics.record import Metrics
 from router.telemetry.spans import Spans
 
 log = logging.getLogger("router.requests")

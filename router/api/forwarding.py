@@ -19,7 +19,7 @@ from router.core.disaggregation import PdProtocol
 from router.core.headers import HeaderRules
 from router.core.retry import RetryBudget, RetrySettings
 from router.fleet import Fleet, Group
-from router.metrics import Metrics
+from router.metrics.record import Metrics
 from router.models import Models
 from router.policies.base import Policy
 from router.upstream.abort import Aborter

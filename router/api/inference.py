@@ -19,6 +19,7 @@ from router.api.forwarding import Forwarding
 from router.api.gate import Ticket
 from router.api.incoming import Incoming
 from router.api.leg import Leg
+from router.api.record import RequestRecord
 from router.api.refusal import refuse
 from router.api.relay import ClientFacts, Exchange, Framing
 from router.api.sending import carry
@@ -62,7 +63,7 @@ class Run:
         request = incoming.request
         self.shared = shared
         self.incoming = incoming
-        self.record = shared.recorder.open(incoming)
+        self.record: RequestRecord = shared.recorder.open(incoming)
         self.client_facts = ClientFacts(
             request.http11,
             request.keep_alive and not shared.fleet.draining,
@@ -72,7 +73,7 @@ class Run:
         self.body = b""
         self.facts = UNREAD
         self.own_rid: str | None = None  # the engine's id of this request, where we chose it
-        self.group = shared.group  # whom this request may go to
+        self.group: Group = shared.group  # whom this request may go to
         self.ticket: Ticket | None = None
         self.leg: Leg | None = None  # of the last attempt
         self.exchange: Exchange | None = None

@@ -6,8 +6,9 @@ from router.api.relay import Exchange
 from router.clock import rounded
 from router.core.breaker import Permit, Verdict, verdict
 from router.core.outcome import attempt_trouble
+from router.core.worker import Worker
 from router.errors import ClientGone, ConnectFailed, OtherLegFailed, RouterError, RouterStopped
-from router.metrics import WorkerSeries
+from router.metrics.record import WorkerSeries
 from router.policies.base import Choice
 from tracking.trace import Attempt, Decision, TraceError
 
@@ -42,7 +43,7 @@ class Leg:
         queue_size: int,
     ) -> None:
         self.choice = choice
-        self.worker = choice.worker
+        self.worker: Worker = choice.worker
         self.series = series
         self.decision = decision
         self.queue_size = queue_size

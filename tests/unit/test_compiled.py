@@ -1,65 +1,15 @@
-"""What of the sources is given to the compiler, and when its work counts no longer."""
+"""What is compiled, that it does as the sources do, and when it counts no longer."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from router.compiled import HOT, ROOT, StaleModule, as_extension, beside, clean, how
-
-SOURCE = """
-class Plain(asyncio.Protocol):
-    __slots__ = ("kept", "transport")
-    transport: object
-
-    def __init__(self) -> None:
-        self.kept = 1
-        self.seen, (self.first, *self.rest) = 2, (3, 4)
-
-    @property
-    def name(self) -> str:
-        return self.kept
-
-    @name.setter
-    def name(self, name: str) -> None:
-        self.kept = name
-
-
-class Struct(msgspec.Struct):
-    kept: int
-
-
-@dataclass
-class Decorated:
-    def __init__(self) -> None:
-        self.kept = 1
-
-
-class Constants:
-    LEAST = 1
-"""
-
-
-def test_a_class_that_inherits_nothing_gets_fields_for_its_slots_and_what_it_assigns_to_itself():
-    _, declared = as_extension(SOURCE)
-    assert declared.split("\n") == [
-        "cdef class Plain:",
-        *(f"    cdef public object {n}" for n in ("first", "kept", "rest", "seen", "transport")),
-        "",
-    ]
-
-
-def test_its_base_and_its_slots_are_not_compiled_and_no_line_moves():
-    source, _ = as_extension(SOURCE)
-    before, after = SOURCE.split("\n"), source.split("\n")
-    changed = {old: new for old, new in zip(before, after, strict=True) if old != new}
-    assert changed == {
-        "class Plain(asyncio.Protocol):": "class Plain:",
-        '    __slots__ = ("kept", "transport")': "",
-        "    transport: object": "",
-    }
+from router.compiled import HOT, ROOT, StaleModule, beside, build, clean, how
 
 
 def test_every_module_of_the_list_exists():
@@ -89,3 +39,65 @@ def test_a_compiled_module_counts_until_its_source_changes(source: Path, tmp_pat
         how(tmp_path)
     clean(tmp_path)
     assert how(tmp_path) == "interpreted"
+
+
+# Two modules of the list, in the order of their imports.
+NEAR, FAR = "router/clock.py", "router/fleet.py"
+NEAR_SOURCE = """
+class Near:
+    def __init__(self, kept: int) -> None:
+        self.kept = kept
+
+    def more(self, by: int) -> int:
+        return self.kept + by
+"""
+FAR_SOURCE = """
+from router.clock import Near
+
+class Far:
+    def __init__(self, near: Near | None) -> None:
+        self.near = near
+
+    def kept(self) -> int:
+        return self.near.kept
+
+    def more(self) -> int:
+        return self.near.more(1)
+"""
+USE = """
+import router.clock, router.fleet
+from router.clock import Near
+from router.fleet import Far
+
+class Nearer(Near):
+    def more(self, by):
+        return 10
+
+def refused(kept):
+    try:
+        return kept()
+    except AttributeError:
+        return "refused"
+
+print(router.fleet.__file__.endswith(".py"))
+print(Far(Near(1)).kept(), Far(Near(1)).more(), Far(Nearer(1)).more())
+print(refused(Far(None).kept), refused(Far(None).more))
+"""
+
+
+@pytest.mark.slow
+def test_compiled_or_not_none_has_no_fields_and_a_subclass_its_own_methods(tmp_path: Path):
+    pytest.importorskip("Cython")
+    for name, text in {NEAR: NEAR_SOURCE, FAR: FAR_SOURCE}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def said() -> list[str]:
+        command = [sys.executable, "-c", USE]
+        return subprocess.check_output(command, cwd=tmp_path, text=True).splitlines()
+
+    interpreted, *before = said()
+    assert build(tmp_path) == 2
+    compiled, *after = said()
+    assert (interpreted, compiled) == ("True", "False")
+    assert before == after == ["1 2 10", "refused refused"]

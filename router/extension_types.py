@@ -1,0 +1,225 @@
+"""Which of the sources' classes Cython makes extension types of, and what it is told of their fields.
+
+A class that inherits from nothing becomes an extension type. Its fields are its slots and what its
+methods assign to `self`; its methods, and the functions beside it, are called directly where Cython
+can do so. Everything is read from the sources and their annotations: what is annotated with such a
+class (`worker: Worker`, `self._permit: Permit | None`), in whichever module it is written, is
+found in its place instead of by its name. All other annotations are taken away, since Cython means
+other things by `int` and `dict` than Python does.
+
+No line moves, so that tracebacks stay true.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+# Bases that a class can do without: uvloop and asyncio ask for methods, and a type checker is done.
+LOOSE_BASES: Final = ("asyncio.Protocol", "Generic[")
+# Cython has none of these in what it calls directly.
+CLOSURES: Final = (
+    *(ast.Lambda, ast.GeneratorExp, ast.FunctionDef, ast.AsyncFunctionDef),
+    *(ast.Yield, ast.YieldFrom),
+)
+
+
+@dataclass
+class Module:
+    """One source, and what it knows by name of all sources, name -> the module it is from.
+
+    `types` are classes, `functions` those that are called directly.
+    """
+
+    name: str
+    source: str
+    tree: ast.Module = field(init=False)
+    types: dict[str, str] = field(default_factory=dict)
+    functions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tree = ast.parse(self.source)
+
+    def classes(self) -> Iterator[ast.ClassDef]:
+        """Those that become extension types."""
+        for found in self.tree.body:
+            if (
+                isinstance(found, ast.ClassDef)
+                and not (found.decorator_list or found.keywords)
+                and all(ast.unparse(base).startswith(LOOSE_BASES) for base in found.bases)
+                and field_names(found)
+            ):
+                yield found
+
+    def type_of(self, annotation: ast.expr | None) -> str:
+        """The extension type that an annotation names, alone or beside None; else `object`."""
+        match annotation:
+            case ast.Name(id=name) if name in self.types:
+                return name
+            case ast.Subscript(value=generic):
+                return self.type_of(generic)
+            case ast.BinOp(left=one, op=ast.BitOr(), right=ast.Constant(value=None)):
+                return self.type_of(one)
+        return "object"
+
+
+def typed(sources: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """For each module, by its full name, the source for Cython and the declarations beside it."""
+    modules = {name: Module(name, source) for name, source in sources.items()}
+    for module in modules.values():
+        module.types = {found.name: module.name for found in module.classes()}
+        module.functions = {found.name: module.name for found in directly_called(module.tree.body)}
+    own = {m.name: (set(m.types), set(m.functions)) for m in modules.values()}
+    for module in modules.values():
+        for found in module.tree.body:
+            if isinstance(found, ast.ImportFrom) and found.module in own:
+                types, functions = own[found.module]
+                names = {alias.name for alias in found.names if alias.asname is None}
+                module.types |= dict.fromkeys(names & types, found.module)
+                module.functions |= dict.fromkeys(names & functions, found.module)
+    return {name: (_source(module), _declared(module)) for name, module in modules.items()}
+
+
+# -- declarations --------------------------------------------------------------------------
+
+
+def _declared(module: Module) -> str:
+    known = module.types | module.functions
+    lines = [
+        f"from {origin} cimport {name}"
+        for name, origin in sorted(known.items())
+        if origin != module.name
+    ]
+    lines += [_signature(module, found) for found in directly_called(module.tree.body)]
+    for cls in module.classes():
+        lines.append(f"cdef class {cls.name}:")
+        kinds = _field_types(module, cls)
+        lines += [
+            f"    cdef public {kinds.get(name, 'object')} {name}" for name in field_names(cls)
+        ]
+        lines += [f"    {_signature(module, m)}" for m in directly_called(cls.body)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def field_names(cls: ast.ClassDef) -> list[str]:
+    """Its slots and what its methods assign to `self`, but for its properties."""
+    names = {
+        node.attr
+        for node in ast.walk(cls)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+    for part in cls.body:
+        if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "__slots__":
+            names.update(ast.literal_eval(part.value))
+    return sorted(names - {p.name for p in cls.body if isinstance(p, ast.FunctionDef)})
+
+
+def _field_types(module: Module, cls: ast.ClassDef) -> dict[str, str]:
+    """What the first assignment to each field says of it, as a type checker reads it."""
+    kinds: dict[str, str] = {}
+    for method in cls.body:
+        if not isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        parameters = {a.arg: a.annotation for a in (*method.args.args, *method.args.kwonlyargs)}
+        for node in ast.walk(method):
+            match node:
+                case ast.AnnAssign(target=ast.Attribute(value=ast.Name(id="self"), attr=name)):
+                    kinds.setdefault(name, module.type_of(node.annotation))
+                case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)]):
+                    kinds.setdefault(name, _value_type(module, node.value, parameters))
+    return kinds
+
+
+def _value_type(module: Module, value: ast.expr, parameters: Mapping[str, ast.expr | None]) -> str:
+    """Of a parameter, a new object, or one or the other."""
+    match value:
+        case ast.Name(id=given):
+            return module.type_of(parameters.get(given))
+        case ast.Call(func=made):
+            return module.type_of(made)
+        case ast.IfExp(body=one, orelse=ast.Constant(value=None)):
+            return _value_type(module, one, parameters)
+        case ast.BoolOp(values=(one, other)) | ast.IfExp(body=one, orelse=other):
+            kind = _value_type(module, one, parameters)
+            return kind if kind == _value_type(module, other, parameters) else "object"
+    return "object"
+
+
+def directly_called(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
+    """Those that have no closure, and take arguments by their places."""
+    for found in body:
+        if isinstance(found, ast.FunctionDef) and not (
+            found.decorator_list
+            or found.name.startswith("__")
+            or found.args.kwonlyargs
+            or found.args.vararg
+            or found.args.kwarg
+            or any(isinstance(n, CLOSURES) for part in found.body for n in ast.walk(part))
+        ):
+            yield found
+
+
+def _signature(module: Module, function: ast.FunctionDef) -> str:
+    takes = function.args.args
+    needed = len(takes) - len(function.args.defaults)
+    arguments = ", ".join(
+        ("self" if a.arg == "self" else f"{module.type_of(a.annotation)} {a.arg}")
+        + ("=*" if number >= needed else "")
+        for number, a in enumerate(takes)
+    )
+    return f"cpdef {module.type_of(function.returns)} {function.name}({arguments})"
+
+
+# -- sources -------------------------------------------------------------------------------
+
+
+def _source(module: Module) -> str:
+    lines = module.source.encode().split(b"\n")
+    for annotation in sorted(_annotations(module.tree), key=_place, reverse=True):
+        if module.type_of(annotation) == "object":
+            _replace(lines, annotation, b"object")
+    for cls in module.classes():
+        if cls.bases:
+            lines[cls.lineno - 1] = f"class {cls.name}:".encode()
+        for part in cls.body:
+            slots = isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "__slots__"
+            bare = isinstance(part, ast.AnnAssign) and part.value is None
+            if slots or bare:
+                for number in range(part.lineno - 1, part.end_lineno or part.lineno):
+                    lines[number] = b""
+    return b"\n".join(lines).decode()
+
+
+def _annotations(tree: ast.Module) -> Iterator[ast.expr]:
+    """Those of functions, and of names of their own. A struct needs its fields' as they are."""
+    fields = {part for cls in ast.walk(tree) if isinstance(cls, ast.ClassDef) for part in cls.body}
+    for node in ast.walk(tree):
+        match node:
+            case ast.arg(annotation=ast.expr() as found):
+                yield found
+            case ast.FunctionDef(returns=ast.expr() as found):
+                yield found
+            case ast.AsyncFunctionDef(returns=ast.expr() as found):
+                yield found
+            case ast.AnnAssign(annotation=found) if node not in fields:
+                yield found
+
+
+def _place(node: ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _replace(lines: list[bytes], node: ast.expr, by: bytes) -> None:
+    """Put `by` in the place of `node`, which ends on the line it ended on."""
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    rest = lines[last][node.end_col_offset :]
+    lines[first] = lines[first][: node.col_offset] + by
+    for number in range(first, last):
+        lines[number] += b" \\"
+        lines[number + 1] = b" "
+    lines[last] += rest
