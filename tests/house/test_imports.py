@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {"router.__main__", "router.launch", "router.replica"},
     {"router.cli"},
     {"router.processes"},
+    {"router.extension_types"},
     {"router.compiled"},
     {"router.traces_cli"},
     {"router.tables"},
