@@ -61,3 +61,17 @@ async def test_a_prompt_that_failed_before_its_prefill_is_not_believed_to_be_cac
         assert (await call(app, "POST", "/generate", body)).status == 200
         assert (await call(app, "POST", "/generate", body | {"sim": fault})).status >= 500
         assert known.match(blocks) == {"worker-0": len(blocks)}
+
+
+async def test_the_size_of_what_is_believed_is_shown_and_bounded() -> None:
+    bound = 100_000
+    async with sim_worker() as sim, running(sim.url, max_tree_size=bound) as app:
+        sizes = []
+        for number in range(12):
+            body = {"text": f"{number} " * 20_000, "sampling_params": {"max_new_tokens": 1}}
+            assert (await call(app, "POST", "/generate", body)).status == 200
+            lines = (await call(app, "GET", "/metrics")).body.decode().splitlines()
+            shown = dict(line.split() for line in lines if line.startswith("trace_router_prefix_"))
+            sizes.append(float(shown["trace_router_prefix_index_bytes"]))
+            assert float(shown["trace_router_prefix_index_blocks"]) > 0
+        assert 0 < sizes[0] < max(sizes) <= bound
