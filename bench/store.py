@@ -215,7 +215,7 @@ PARTS: Final = (
     "litellm",
 )
 FULL: Final = ("reads", "trim", "week")  # these share one filled store, in this order
-RECOMMENDED: Final = ("--hz", "50", "--lazyfree-lazy-expire", "yes")
+RECOMMENDED: Final = ("--hz", "100", "--lazyfree-lazy-expire", "yes")
 
 
 async def measure(server: Server, parts: Sequence[str], records: int, quick: bool) -> object:

@@ -98,7 +98,7 @@ def advice(server: Server, max_entries: int) -> list[str]:
     if hz < LEAST_HZ:
         lines.append(
             f"hz is {hz}: while many traces expire it pauses for up to {250 // hz} ms at a time;"
-            f" {LEAST_HZ} is meant"
+            f" 100 is meant, {LEAST_HZ} at least"
         )
     if server.config is not None and server.config.get("lazyfree-lazy-expire") == "no":
         lines.append(

@@ -104,7 +104,7 @@ class EmbeddedStore:
             "--unixsocket", str(self._socket), "--unixsocketperm", "700",
             "--dir", str(self._directory), "--save", "", "--appendonly", "no",
             "--daemonize", "no", "--logfile", str(self._directory / "log"),
-            "--maxmemory-policy", "noeviction", "--hz", "50", "--lazyfree-lazy-expire", "yes",
+            "--maxmemory-policy", "noeviction", "--hz", "100", "--lazyfree-lazy-expire", "yes",
         ]  # fmt: skip
         with warnings.catch_warnings():
             # Newer Pythons warn of a fork beside threads; ours only makes one system call.

@@ -167,7 +167,7 @@ def test_redis_refuses_rather_than_evicts_and_survives_a_restart(
 ) -> None:
     given = redis_settings(services)
     assert given["--maxmemory-policy"] == "noeviction"
-    assert (given["--hz"], given["--lazyfree-lazy-expire"]) == ("50", "yes")
+    assert (given["--hz"], given["--lazyfree-lazy-expire"]) == ("100", "yes")
     assert (given["--appendonly"], given["--appendfsync"]) == ("yes", "everysec")
     volumes = {volume["target"]: volume["type"] for volume in services["redis"]["volumes"]}
     assert volumes == {"/data": "volume"}
