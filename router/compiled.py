@@ -39,8 +39,9 @@ HOT: Final = tuple(
             " request_log routing sending watch"
         ),
         "router/core": (
-            "admission ages answers breaker engines evictions facts headers health ids model_names"
-            " outcome paths prefix prefix_news retry rid shared_load splice sse usage worker"
+            "admission ages answers breaker engines evictions facts followers headers health ids"
+            " model_names outcome paths prefill prefix prefix_news retry rid shared_load splice sse"
+            " usage worker"
         ),
         "router/metrics": "histogram labels record",
         "router/policies": (

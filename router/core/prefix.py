@@ -182,20 +182,24 @@ class PrefixIndex:
             for block in blocks[first:]:
                 holders.pop(block, None)
 
-    def depths(self, blocks: Sequence[int], nodes: Sequence[str]) -> list[int]:
-        """How many blocks from the start each of `nodes` holds.
+    def depths(self, blocks: Sequence[int], nodes: Sequence[str]) -> tuple[list[int], set[int]]:
+        """How many blocks from the start each of `nodes` holds, and some numbers among which all of
+        these are, none larger than the largest of them.
 
         Cheapest where the same nodes are asked about again and again.
         """
         depths = [0] * len(nodes)
+        different = {0}
         for depth, mask in self._steps(blocks):
             places = self._places_of(mask, nodes)
+            if places:
+                different.add(depth)
             if len(places) == len(nodes):
                 depths = [depth] * len(nodes)
             else:
                 for place in places:
                     depths[place] = depth
-        return depths
+        return depths, different
 
     def kept(self, nodes: Sequence[str], sent: list[int], marks: Marks) -> list[int]:
         """How much of the `sent[i]` blocks that `nodes[i]` was sent before it is thought to have
@@ -217,7 +221,7 @@ class PrefixIndex:
     def match(self, blocks: Sequence[int]) -> dict[str, int]:
         """How many blocks from the start each node holds; nodes that hold none are absent."""
         nodes = [*self._bits]
-        held = zip(nodes, self.depths(blocks, nodes), strict=True)
+        held = zip(nodes, self.depths(blocks, nodes)[0], strict=True)
         return {node: depth for node, depth in held if depth}
 
     def forget(self, node: str) -> None:

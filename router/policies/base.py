@@ -147,12 +147,11 @@ class Depths(NamedTuple):
 
 
 def prefix_depths(prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[str]) -> Depths:
-    sent = prefixes.depths(request.blocks, nodes)
+    sent, different = prefixes.depths(request.blocks, nodes)
     marks = prefixes.ages.marks(request.blocks)
     kept = prefixes.kept(nodes, sent, marks)
     size = request.text_bytes
     # By depth: most candidates share few, and rounding is what costs.
-    different = {*sent}
     most_kept = max(different)
     if kept is not sent:
         different.update(kept)

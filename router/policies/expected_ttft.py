@@ -26,6 +26,7 @@ are drawn, and the one with less in flight is taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from random import Random
 from typing import Final
 
@@ -77,7 +78,7 @@ class ExpectedTtftPolicy(Policy):
         tokens = request.input_tokens
         before, kept, parts, most_kept, marks = prefix_depths(self.prefixes, request, nodes)
         left = {depth: tokens - int(part * tokens) for depth, part in parts.items()}
-        uncached = [left[depth] for depth in kept]
+        uncached = [*map(left.__getitem__, kept)]
         rates = self._rates.of(nodes)
         times = [
             (waiting + computing) / rate
@@ -128,14 +129,16 @@ class ExpectedTtftPolicy(Policy):
     ) -> tuple[int, str]:
         least_cost = min(costs)
         bearable = bearable_load(in_flight, self._config)
-        fit: Sequence[int] = range(len(costs))
         imbalanced = False
-        if bearable is not None:
-            fit = [i for i, load in enumerate(in_flight) if load <= bearable]  # never empty
-            imbalanced = min([costs[i] for i in fit]) > least_cost
-            least_cost = min([costs[i] for i in fit])
+        if bearable is not None:  # somebody is not overloaded
+            costs = [
+                cost if load <= bearable else inf
+                for cost, load in zip(costs, in_flight, strict=True)
+            ]
+            imbalanced = min(costs) > least_cost
+            least_cost = min(costs)
         enough = least_cost * (1 + TOLERANCE)
-        equals = [i for i in fit if costs[i] <= enough]
+        equals = [i for i, cost in enumerate(costs) if cost <= enough]
         chosen = equals[0]
         if len(equals) > 1:
             if len(equals) > 2:

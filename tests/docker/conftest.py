@@ -29,6 +29,6 @@ def docker() -> Iterator[Environment]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
+async def client(docker: Environment) -> AsyncIterator[Client]:
     async with asking() as client:
         yield client

@@ -213,7 +213,10 @@ def test_any_nodes_are_told_how_far_they_hold_a_prefix_in_their_order(history, a
         index.insert(chained(path), node)
         for nodes in orders:
             matched = index.match(chained(asked))
-            assert index.depths(chained(asked), nodes) == [matched.get(n, 0) for n in nodes]
+            depths, different = index.depths(chained(asked), nodes)
+            assert depths == [matched.get(n, 0) for n in nodes]
+            assert different >= {*depths}
+            assert max(different) == max(depths, default=0)
 
 
 def chained(path: Sequence[int]) -> list[int]:
