@@ -89,15 +89,17 @@ class Record:
         engine_id = self.engine_id
         if engine_id is None or engine_id in (self.key, self.request_id):
             return True
-        ours = engine_id.removeprefix("chat").removeprefix("cmpl-")
-        plain = (
-            engine_id.isascii() and engine_id.isprintable() and len(engine_id) <= INDEX_TEXT_BYTES
-        )
+        kind, made, ours = engine_id.partition("cmpl-")
         return (
-            ours in (self.key, self.request_id)
-            and plain
+            bool(made)
+            and kind in ("", "chat")
+            and ours in (self.key, self.request_id)
+            # The scripts look for it in the trace as it is written there.
+            and engine_id.isascii()
+            and engine_id.isprintable()
             and '"' not in engine_id
             and "\\" not in engine_id
+            and len(engine_id) <= INDEX_TEXT_BYTES
         )
 
     def whole(self) -> bytes:

@@ -78,7 +78,7 @@ class ExpectedTtftPolicy(Policy):
         tokens = request.input_tokens
         before, kept, parts, most_kept, marks = prefix_depths(self.prefixes, request, nodes)
         left = {depth: tokens - int(part * tokens) for depth, part in parts.items()}
-        uncached = [*map(left.__getitem__, kept)]
+        uncached = [left[depth] for depth in kept]
         rates = self._rates.of(nodes)
         times = [
             (waiting + computing) / rate

@@ -66,6 +66,14 @@ async def test_ids_that_an_engine_makes_of_ours_need_no_index_and_are_found(back
     assert sorted(await keys_of(store)) == ["k4", "k5"]
 
 
+async def test_an_id_that_only_resembles_those_an_engine_makes_of_ours_is_found(backend):
+    store = backend.store()
+    made = ("chatk1", "chat-cmpl-k2", "chatcmpl-chatcmpl-k3")
+    await store.write([record(f"k{n}", engine=one_id) for n, one_id in enumerate(made, start=1)])
+    for number, one_id in enumerate(made, start=1):
+        assert (await whole(store, one_id))["key"] == f"k{number}"
+
+
 async def test_an_engine_id_of_ours_is_held_as_long_as_its_record(backend):
     store = backend.store(max_entries=1)
     await store.write([record("k1", engine="chatcmpl-k1", age_seconds=9)])
