@@ -195,7 +195,6 @@ class Dispatcher:
         arrived: float,
         request_id: str,
     ) -> None:
-        self._metrics.request_received(route, method)
         elapsed = self._clock.now() - arrived
-        self._metrics.answered(route, method, status, code, elapsed)
+        self._metrics.request_received(route, method).answered(status, code, elapsed)
         self._request_log.answered(request_id, method, route, status, code, elapsed)

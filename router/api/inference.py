@@ -84,7 +84,7 @@ class Run:
         """Whether the client's connection may stay."""
         shared, incoming = self.shared, self.incoming
         shared.open_requests += 1
-        shared.metrics.request_received(incoming.label, incoming.request.method)
+        self.counted = shared.metrics.request_received(incoming.label, incoming.request.method)
         shared.budget.request(incoming.arrived)
         error: RouterError | None = None
         try:
@@ -241,18 +241,24 @@ class Run:
         if permit is None:  # its breaker's last probe was taken between the two questions
             raise NoWorker(group.why_none())
         limit = shared.settings.receipt_candidates
+        load_age_seconds = rounded(others.age_seconds(now))
         decision = receipt(
             choice,
             candidates,
             policy=policy.name,
             decision_seconds=rounded(shared.clock.now() - now),
             limit=None if limit is None else limit + 1,
-            load_age_seconds=rounded(others.age_seconds(now)),
+            load_age_seconds=load_age_seconds,
             quality=others.quality(now),
         )
         series = shared.metrics.worker(worker)
-        series.chose(policy.name, choice.reason)
-        shared.metrics.decided(decision)
+        series.chose(
+            decision.policy,
+            choice.reason,
+            decision.quality,
+            load_age_seconds,
+            decision.regret_tokens,
+        )
         return Leg(choice, permit, series, decision, queue_size)
 
     def attempt(self) -> Coroutine[Any, Any, None]:
@@ -403,11 +409,11 @@ class Run:
         record.ended(status, now, http_status=http_status, error=trouble)
         shared.metrics.request_ended(
             trace,
+            self.counted,
             None if self.leg is None else self.leg.series,
-            route=self.incoming.label,
-            error_code="" if error is None else error.code,
-            head_seconds=None if record.head_at is None else record.head_at - record.arrived,
-            overhead_seconds=None if record.sent_at is None else record.sent_at - record.arrived,
+            "" if error is None else error.code,
+            None if record.head_at is None else record.head_at - record.arrived,
+            None if record.sent_at is None else record.sent_at - record.arrived,
         )
         if self.tried:
             for policy in shared.policies:

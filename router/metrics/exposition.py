@@ -25,7 +25,7 @@ from router.metrics import families as f
 from router.metrics.families import Family
 from router.metrics.histogram import Histogram
 from router.metrics.labels import ENDPOINTS, OTHER, RATE_LIMITED, ROUTED_ERRORS, UNKNOWN, UNREADABLE
-from router.metrics.record import Ending, Metrics, SourceState, WorkerSeries
+from router.metrics.record import Ending, Metrics, RouteSeries, SourceState, WorkerSeries
 from tracking.trace import NO_NODE, ErrorType
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -91,13 +91,13 @@ class MetricsCollector(Collector):
         metrics = self._metrics
         yield gauge(f.BUILD_INFO, [((metrics.version,), 1)])
         yield from self._http()
-        yield from endings(metrics.ended, metrics.backend_type)
+        yield from endings(list(metrics.routes), metrics.backend_type)
         yield from self._attempts()
         yield from self._decisions()
         yield from self._workers()
         yield from worker_series(list(metrics.series), metrics)
-        yield histogram(f.QUEUE, (((route,), h) for route, h in metrics.queue_waits.items()))
-        yield histogram(f.OVERHEAD, (((route,), h) for route, h in metrics.overheads.items()))
+        yield histogram(f.QUEUE, observed(((r.route,), r.queue_waits) for r in metrics.routes))
+        yield histogram(f.OVERHEAD, observed(((r.route,), r.overheads) for r in metrics.routes))
         yield gauge(f.QUEUED, [((), metrics.sources.queued_requests())])
         yield from self._shared()
         yield from self._store()
@@ -107,25 +107,35 @@ class MetricsCollector(Collector):
 
     def _http(self) -> Iterator[Metric]:
         metrics = self._metrics
-        yield counter(f.HTTP_REQUESTS, metrics.received.items())
-        yield histogram(f.HTTP_DURATION, metrics.heads.items())
+        named = [((route.method, route.route), route) for route in metrics.routes]
+        yield counter(f.HTTP_REQUESTS, ((labels, route.received) for labels, route in named))
+        heads = ((labels, route.heads) for labels, route in named)
+        yield histogram(f.HTTP_DURATION, observed(heads))
         yield gauge(f.HTTP_ACTIVE, [((), metrics.sources.open_requests())])
 
     def _attempts(self) -> Iterator[Metric]:
         responses: Counter[Labels] = Counter()
         errors: Counter[Labels] = Counter()
-        for (role, http_status, error_type), n in self._metrics.attempts.items():
-            if http_status is not None:
-                responses[ROUTER_TYPE, str(http_status), ""] += n
-            if (error := worker_error(http_status, error_type)) is not None:
-                errors[role, CONNECTION_MODE, error] += n
+        for lasting in self._metrics.lasting:
+            for (http_status, error_type), count in lasting.attempts.items():
+                if http_status is not None:
+                    responses[ROUTER_TYPE, str(http_status), ""] += count.n
+                if (error := worker_error(http_status, error_type)) is not None:
+                    errors[lasting.role, CONNECTION_MODE, error] += count.n
         yield counter(f.UPSTREAM_RESPONSES, responses.items())
         yield counter(f.WORKER_ERRORS, errors.items())
         yield counter(f.ABORTS, (((result,), n) for result, n in self._metrics.aborts.items()))
 
     def _decisions(self) -> Iterator[Metric]:
         metrics = self._metrics
-        yield counter(f.QUALITY, metrics.qualities.items())
+        selections: Counter[Labels] = Counter()
+        qualities: Counter[Labels] = Counter()
+        for lasting in metrics.lasting:
+            for (policy, _, quality, model), count in lasting.choices.items():
+                selections[lasting.role, CONNECTION_MODE, model, policy] += count.n
+                qualities[policy, quality] += count.n
+        yield counter(f.SELECTIONS, selections.items())
+        yield counter(f.QUALITY, qualities.items())
         yield histogram(f.DECISION_LOAD_AGE, [((), metrics.load_ages)])
         yield counter(f.REGRET, (((policy,), n) for policy, n in metrics.regrets.items()))
 
@@ -142,13 +152,6 @@ class MetricsCollector(Collector):
         )
         yield gauge(
             f.WORKER_INFO, [((w.node_id, label(w), w.model_id or UNKNOWN), 1) for w in workers]
-        )
-        yield counter(
-            f.SELECTIONS,
-            (
-                ((role, CONNECTION_MODE, model, policy), n)
-                for (role, model, policy), n in metrics.selections.items()
-            ),
         )
 
     def _shared(self) -> Iterator[Metric]:
@@ -181,23 +184,23 @@ class MetricsCollector(Collector):
         yield histogram(f.FLUSH_SECONDS, [((), metrics.flush_seconds)])
 
 
-def endings(ended: Mapping[Ending, int], backend_type: str) -> Iterator[Metric]:
+def endings(routes: Sequence[RouteSeries], backend_type: str) -> Iterator[Metric]:
     """The metrics that are sums over how requests ended."""
     responses: Counter[Labels] = Counter()
     admission: Counter[Labels] = Counter({("allowed",): 0, ("rejected",): 0})
     routed: Counter[Labels] = Counter()
     errors: Counter[Labels] = Counter()
     requests: Counter[Labels] = Counter()
-    for end, n in ended.items():
+    for route, end, n in ((s.route, *ending) for s in routes for ending in s.endings()):
         responses[response_labels(end)] += n
         if end.status is None:
             continue
-        requests[end.route, end.model, end.status, end.error_type or ""] += n
+        requests[route, end.model, end.status, end.error_type or ""] += n
         if end.error_type in RATE_LIMITED:
             admission["rejected",] += n
         elif end.error_type not in UNREADABLE:
             admission["allowed",] += n
-            endpoint = ENDPOINTS.get(end.route, OTHER)
+            endpoint = ENDPOINTS.get(route, OTHER)
             kind = (ROUTER_TYPE, backend_type, CONNECTION_MODE, end.model, endpoint)
             routed[*kind, "true" if end.stream else "false"] += n
             if end.error_type is not None and end.error_type in ROUTED_ERRORS:
@@ -234,15 +237,17 @@ def worker_series(all_series: Sequence[WorkerSeries], metrics: Metrics) -> Itera
     unrouted = [((NO_NODE, UNKNOWN, *key), h) for key, h in metrics.unrouted.items()]
     routed = [((*w, *key), h) for w, s in named for key, h in s.durations.items()]
     yield histogram(f.DURATION, unrouted + routed)
-    yield counter(
-        f.DECISIONS, (((*key, w[0]), n) for w, s in named for key, n in s.decisions.items())
-    )
+    decisions: Counter[Labels] = Counter()
+    for w, s in named:
+        for (policy, reason, _, _), count in s.lasting.choices.items():
+            decisions[policy, reason, w[0]] += count.n
+    yield counter(f.DECISIONS, decisions.items())
     yield counter(
         f.ATTEMPTS,
         (
-            ((w[0], "" if status is None else str(status), error or ""), n)
+            ((w[0], "" if status is None else str(status), error or ""), count.n)
             for w, s in named
-            for (status, error), n in s.attempts.items()
+            for (status, error), count in s.lasting.attempts.items()
         ),
     )
     label = metrics.worker_label
@@ -286,16 +291,25 @@ def gauge(family: Family, values: Iterable[tuple[Labels, float]]) -> Metric:
 
 def histogram(family: Family, values: Iterable[tuple[Labels, Histogram]]) -> Metric:
     metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    for labels, observed in values:
-        metric.add_metric(labels, cumulated(observed), observed.total)
+    for labels, one in values:
+        metric.add_metric(labels, cumulated(one), one.total())
     return metric
 
 
-def cumulated(observed: Histogram) -> list[tuple[str, float]]:
+def observed(values: Iterable[tuple[Labels, Histogram]]) -> Iterable[tuple[Labels, Histogram]]:
+    """Those with observations; those that share their labels as one."""
+    sums: dict[Labels, Histogram] = {}
+    for labels, one in values:
+        if any(one.counts()):
+            sums.setdefault(labels, Histogram(one.bounds)).add(one)
+    return sums.items()
+
+
+def cumulated(one: Histogram) -> list[tuple[str, float]]:
     """Buckets as Prometheus wants them: each holds all below it, the last one everything."""
     buckets: list[tuple[str, float]] = []
     so_far = 0
-    for bound, n in zip((*map(repr, observed.bounds), "+Inf"), observed.counts, strict=True):
+    for bound, n in zip((*map(repr, one.bounds), "+Inf"), one.counts(), strict=True):
         so_far += n
         buckets.append((bound, so_far))
     return buckets

@@ -1,14 +1,13 @@
 """What is counted while requests run. Nothing here formats, sums up or does I/O.
 
-The dictionaries are read by `router.metrics.exposition` at a scrape. How a request ended is
-counted once, under everything that describes its end (`Ending`); the metrics that show parts of it
-are sums over these, made at the scrape.
+Everything is counted once, under all that describes it, and read by `router.metrics.exposition` at a
+scrape: the metrics that show parts of it are sums, made there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -24,7 +23,7 @@ from router.metrics.histogram import (
     checked_buckets,
 )
 from router.metrics.labels import UNKNOWN, ModelLabels, method_label
-from tracking.trace import Decision, DecisionQuality, ErrorType, Status, Trace
+from tracking.trace import DecisionQuality, ErrorType, Status, Trace
 from tracking.view import StoreState
 
 K = TypeVar("K")
@@ -74,11 +73,19 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     spans: Callable[[], Mapping[str, int] | None] = lambda: None
 
 
-class Ending(NamedTuple):
-    """One kind of ending; `route` and `model` are labels. `status` is the terminal status of the
-    trace, None for requests that have none (the router's own endpoints)."""
+class Count:
+    """A number that is counted up in its place."""
 
-    route: str
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
+class Ending(NamedTuple):
+    """One kind of ending; `model` is a label. `status` is the terminal status of the trace, None for
+    requests that have none (the router's own endpoints)."""
+
     model: str
     stream: bool
     status: Status | None
@@ -87,7 +94,55 @@ class Ending(NamedTuple):
     error_type: ErrorType | None
 
 
-EndingKey = tuple[str, str, bool, Status | None, int | None, str, ErrorType | None]
+# Plain tuples find equal ones of these, and cost a fifth of making one.
+EndingKey = tuple[str, bool, Status | None, int | None, str, ErrorType | None]
+ChoiceKey = tuple[str, str, DecisionQuality, str]  # policy, reason, quality, model of the worker
+AttemptKey = tuple[int | None, ErrorType | None]
+
+
+class RouteSeries:
+    """What is counted of the requests with one method to one route, both labels. Durations in seconds."""
+
+    __slots__ = ("_endings", "heads", "method", "overheads", "queue_waits", "received", "route")
+
+    def __init__(self, route: str, method: str, duration_buckets: tuple[float, ...]) -> None:
+        self.route = route
+        self.method = method
+        self.received = 0
+        self.heads = Histogram(duration_buckets)
+        self.queue_waits = Histogram(duration_buckets)
+        self.overheads = Histogram(OVERHEAD_BUCKETS)
+        self._endings: defaultdict[EndingKey, Count] = defaultdict(Count)
+
+    def ended(self, kind: EndingKey) -> None:
+        """A request is over."""
+        count: Count = self._endings[kind]
+        count.n += 1
+
+    def answered(self, http_status: int, error_code: str, seconds: float) -> None:
+        """The router has answered by itself, `seconds` after the request came."""
+        self.ended(("", False, None, http_status, error_code, None))
+        self.heads.observe(seconds)
+
+    def endings(self) -> Iterator[tuple[Ending, int]]:
+        return ((Ending(*kind), count.n) for kind, count in self._endings.items())
+
+
+class Lasting:
+    """What is counted of a worker and does not fall when it is removed: it is then its role's."""
+
+    __slots__ = ("attempts", "choices", "role")
+
+    def __init__(self, role: Role) -> None:
+        self.role: Role = role
+        self.choices: defaultdict[ChoiceKey, Count] = defaultdict(Count)
+        self.attempts: defaultdict[AttemptKey, Count] = defaultdict(Count)
+
+    def add(self, other: Lasting) -> None:
+        for choice, count in other.choices.items():
+            self.choices[choice].n += count.n
+        for attempt, count in other.attempts.items():
+            self.attempts[attempt].n += count.n
 
 
 class WorkerSeries:
@@ -98,18 +153,16 @@ class WorkerSeries:
     """
 
     __slots__ = (
-        "_all_attempts",
-        "_all_selections",
-        "_role",
+        "_load_ages",
+        "_regrets",
         "attempt_seconds",
-        "attempts",
         "breaker_changes",
         "cache_known_tokens",
         "cached_tokens",
-        "decisions",
         "durations",
         "gaps",
         "input_tokens",
+        "lasting",
         "observe_gap",
         "output_tokens",
         "predicted_tokens",
@@ -120,13 +173,12 @@ class WorkerSeries:
 
     def __init__(self, worker: Worker, metrics: Metrics) -> None:
         self.worker = worker
+        self.lasting = Lasting(worker.role)
         self.ttft = Histogram(metrics.duration_buckets)
         self.gaps = Histogram(GAP_BUCKETS)
         self.observe_gap = self.gaps.observe_evenly
         self.attempt_seconds = Histogram(metrics.duration_buckets)
         self.durations: defaultdict[tuple[str, Status], Histogram] = metrics.histograms()
-        self.decisions: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.attempts: defaultdict[tuple[int | None, ErrorType | None], int] = defaultdict(int)
         self.breaker_changes: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.input_tokens = 0
         self.output_tokens = 0
@@ -134,21 +186,32 @@ class WorkerSeries:
         self.cache_known_tokens = 0
         self.predicted_tokens = 0
         self.prediction_error_tokens = 0
-        self._role = worker.role
-        self._all_attempts = metrics.attempts
-        self._all_selections = metrics.selections
+        self._load_ages: Histogram = metrics.load_ages
+        self._regrets = metrics.regrets
 
-    def chose(self, policy: str, reason: str) -> None:
-        """A policy chose this worker. `reason` is one of the policy's constants."""
-        self.decisions[policy, reason] += 1
-        self._all_selections[self._role, self.worker.model_id or UNKNOWN, policy] += 1
+    def chose(
+        self,
+        policy: str,
+        reason: str,
+        quality: DecisionQuality,
+        load_age_seconds: float,
+        regret_tokens: int | None,
+    ) -> None:
+        """A policy chose this worker. `reason` is one of the policy's constants; the rest is as in the
+        receipt."""
+        kind = (policy, reason, quality, self.worker.model_id or UNKNOWN)
+        count: Count = self.lasting.choices[kind]
+        count.n += 1
+        self._load_ages.observe(load_age_seconds)
+        if regret_tokens:
+            self._regrets[policy] += regret_tokens
 
     def attempt_ended(
         self, http_status: int | None, error_type: ErrorType | None, duration_seconds: float
     ) -> None:
         """An attempt at this worker is over; `http_status` is None when no answer came."""
-        self.attempts[http_status, error_type] += 1
-        self._all_attempts[self._role, http_status, error_type] += 1
+        count: Count = self.lasting.attempts[http_status, error_type]
+        count.n += 1
         self.attempt_seconds.observe(duration_seconds)
 
     def changed(self, worker: Worker, change: Change) -> None:
@@ -158,7 +221,8 @@ class WorkerSeries:
 
     def request_ended(self, route: str, trace: Trace, duration_seconds: float) -> None:
         """A request is over whose last worker this was."""
-        self.durations[route, trace.status].observe(duration_seconds)
+        durations: Histogram = self.durations[route, trace.status]
+        durations.observe(duration_seconds)
         if (ttft_seconds := trace.ttft_seconds) is not None:
             self.ttft.observe(ttft_seconds)
         if (input_tokens := trace.input_tokens) is not None:
@@ -193,21 +257,8 @@ class Metrics:
         self.sources = sources
         self.version = version
         self.duration_buckets = checked_buckets(duration_buckets)
-        self.received: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.ended: defaultdict[Ending, int] = defaultdict(int)
-        self.heads: defaultdict[tuple[str, str], Histogram] = self.histograms()
-        self.queue_waits: defaultdict[str, Histogram] = self.histograms()
-        self.overheads: defaultdict[str, Histogram] = defaultdict(
-            lambda: Histogram(OVERHEAD_BUCKETS)
-        )
         # Durations of requests that no worker was chosen for.
         self.unrouted: defaultdict[tuple[str, Status], Histogram] = self.histograms()
-        # Kept beside the workers' own, so that they do not fall when a worker is removed.
-        self.selections: defaultdict[tuple[Role, str, str], int] = defaultdict(int)
-        self.attempts: defaultdict[tuple[Role, int | None, ErrorType | None], int] = defaultdict(
-            int
-        )
-        self.qualities: defaultdict[tuple[str, DecisionQuality], int] = defaultdict(int)
         self.load_ages = Histogram(AGE_BUCKETS)
         self.regrets: defaultdict[str, int] = defaultdict(int)
         self.aborts: defaultdict[AbortResult, int] = defaultdict(int)
@@ -216,7 +267,9 @@ class Metrics:
         self.share_seconds = Histogram(FLUSH_BUCKETS)
         self.share_failures = 0
         self._models = ModelLabels(0, UNKNOWN) if listed_models_only else ModelLabels()
+        self._routes: dict[tuple[str, str], RouteSeries] = {}
         self._series: dict[Worker, WorkerSeries] = {}
+        self._removed: dict[Role, Lasting] = {}
         self._hide_worker_urls = hide_worker_urls
         self.backend_type = "pd" if pairs else "regular"  # sglang-router's words
 
@@ -227,6 +280,17 @@ class Metrics:
     def series(self) -> Iterable[WorkerSeries]:
         return self._series.values()
 
+    @property
+    def routes(self) -> Iterable[RouteSeries]:
+        return self._routes.values()
+
+    @property
+    def lasting(self) -> Iterator[Lasting]:
+        """Of all workers, those that are gone, too."""
+        yield from self._removed.values()
+        for series in self._series.values():
+            yield series.lasting
+
     def worker(self, worker: Worker) -> WorkerSeries:
         """The series of a worker, made (and told of its changes) when first asked for."""
         series = self._series.get(worker)
@@ -236,10 +300,14 @@ class Metrics:
         return series
 
     def forget(self, worker: Worker) -> None:
-        """The worker was removed: its series are no longer shown."""
+        """The worker was removed: its series are no longer shown. What ends there yet is counted."""
         series = self._series.pop(worker, None)
         if series is not None:
             worker.listeners.remove(series.changed)
+            role = series.lasting.role
+            lasting = self._removed.setdefault(role, Lasting(role))
+            lasting.add(series.lasting)
+            series.lasting = lasting
 
     def worker_label(self, worker: Worker) -> str:
         """The `worker` label: the URL, with `@rank` of a rank, or the node's name where URLs are to be
@@ -254,64 +322,47 @@ class Metrics:
         """These model names always get series of their own, whatever clients ask for."""
         self._models.allow(models)
 
-    def request_received(self, route: str, method: str) -> None:
-        """A request arrived. `route` is the name of a route, never a path as sent."""
-        self.received[method_label(method), route] += 1
-
-    def decided(self, decision: Decision) -> None:
-        """A policy made a choice."""
-        self.qualities[decision.policy, decision.quality] += 1
-        self.load_ages.observe(decision.load_age_seconds)
-        if decision.regret_tokens:
-            self.regrets[decision.policy] += decision.regret_tokens
-
-    def answered(
-        self, route: str, method: str, http_status: int, error_code: str, seconds: float
-    ) -> None:
-        """The router has answered by itself, `seconds` after the request came."""
-        self._ended((route, "", False, None, http_status, error_code, None))
-        self.heads[method_label(method), route].observe(seconds)
+    def request_received(self, route: str, method: str) -> RouteSeries:
+        """A request arrived; where it is counted. `route` is the name of a route, never a path as sent."""
+        key = (route, method_label(method))
+        series: RouteSeries | None = self._routes.get(key)
+        if series is None:
+            series = self._routes[key] = RouteSeries(*key, self.duration_buckets)
+        series.received += 1
+        return series
 
     def request_ended(
         self,
         trace: Trace,
+        at: RouteSeries,
         series: WorkerSeries | None,
-        *,
-        route: str,
         error_code: str,
         head_seconds: float | None,
         overhead_seconds: float | None,
     ) -> None:
         """An inference request is over, however it ended. Call it once for each.
 
-        `trace` is terminal, `series` that of the last worker chosen, and `route` the name of a
-        route, never a path as sent. `head_seconds` is the time from arrival to the head of the
-        answer, `overhead_seconds` the router's own time before anything was sent to a worker; None
-        where that point was never reached.
+        `trace` is terminal, `at` is where it was received, and `series` that of the last worker
+        chosen. `head_seconds` is the time from arrival to the head of the answer, `overhead_seconds`
+        the router's own time before anything was sent to a worker; None where that point was never
+        reached.
         """
         status, error = trace.status, trace.error
         model = self._models.label(trace.served_model or trace.model)
         kind = None if error is None else error.type
-        streamed = trace.stream is True
-        self._ended((route, model, streamed, status, trace.http_status, error_code, kind))
+        at.ended((model, trace.stream is True, status, trace.http_status, error_code, kind))
         if head_seconds is not None:
-            self.heads[method_label(trace.method or ""), route].observe(head_seconds)
-        if trace.queue_seconds is not None:
-            self.queue_waits[route].observe(trace.queue_seconds)
+            at.heads.observe(head_seconds)
+        queue_seconds = trace.queue_seconds
+        if queue_seconds is not None:
+            at.queue_waits.observe(queue_seconds)
         if overhead_seconds is not None:
-            self.overheads[route].observe(overhead_seconds)
+            at.overheads.observe(overhead_seconds)
         duration_seconds = trace.duration_seconds or 0.0
         if series is None:
-            self.unrouted[route, status].observe(duration_seconds)
+            self.unrouted[at.route, status].observe(duration_seconds)
         else:
-            series.request_ended(route, trace, duration_seconds)
-
-    def _ended(self, kind: EndingKey) -> None:
-        # A plain tuple finds an equal `Ending`, and costs a fifth of making one.
-        if kind in self.ended:
-            self.ended[kind] += 1  # type: ignore[index]
-        else:
-            self.ended[Ending(*kind)] = 1
+            series.request_ended(at.route, trace, duration_seconds)
 
     def abort_ended(self, result: AbortResult) -> None:
         """A worker was told to abort a request, could not be, or was not for want of room."""

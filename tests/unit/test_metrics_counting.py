@@ -17,7 +17,7 @@ from router.core.health import Health, HealthSettings
 from router.core.worker import Worker
 from router.metrics import Exposition, Metrics, Sources, WorkerSeries
 from router.metrics.labels import MAX_UNLISTED_MODELS
-from tracking.trace import Decision, ErrorType, Status, Trace, TraceError
+from tracking.trace import DecisionQuality, ErrorType, Status, Trace, TraceError
 from tracking.view import StoreState
 
 STORE = StoreState(
@@ -87,9 +87,10 @@ class Rig:
         predicted_cached_tokens: int | None = None,
         duration_seconds: float = 1.0,
     ) -> None:
+        at = self.metrics.request_received(route, "POST")
         if status is None:
             assert http_status is not None
-            self.metrics.answered(route, "POST", http_status, error_code, duration_seconds)
+            at.answered(http_status, error_code, duration_seconds)
             return
         trace = Trace(
             request_id="r",
@@ -113,14 +114,10 @@ class Rig:
             cached_tokens=cached_tokens,
             predicted_cached_tokens=predicted_cached_tokens,
         )
-        self.metrics.request_ended(
-            trace,
-            series,
-            route=route,
-            error_code=error_code,
-            head_seconds=head_seconds,
-            overhead_seconds=overhead_seconds,
-        )
+        self.metrics.request_ended(trace, at, series, error_code, head_seconds, overhead_seconds)
+
+    def choose(self, number: int, policy: str, reason: str) -> None:
+        self.series(number).chose(policy, reason, "exact", 0.0, None)
 
     def text(self) -> str:
         return self.exposition.render(None)[0].decode()
@@ -152,7 +149,7 @@ def rig() -> Rig:
 def busy(rig: Rig) -> Rig:
     """A rig in which every metric has at least one sample."""
     series = rig.series()
-    series.chose("cache_aware", "prefix")
+    rig.choose(0, "cache_aware", "prefix")
     series.observe_gap(0.05, 2)
     series.attempt_ended(500, "worker_status", 0.2)
     rig.metrics.request_received("/generate", "POST")
@@ -352,6 +349,15 @@ def test_times_are_observed_where_they_belong(rig: Rig) -> None:
     assert rig.value("trace_router_ttft_seconds_sum", node_id="worker-0") == 0.4
 
 
+def test_two_methods_to_one_route_share_what_is_told_by_route(rig: Rig) -> None:
+    for method, route in (("POST", "/x"), ("PUT", "/x"), ("POST", "/y")):
+        rig.metrics.request_received(route, method).queue_waits.observe(0.3)
+    assert rig.samples("trace_router_queue_seconds_count") == {
+        (("route", "/x"),): 2,
+        (("route", "/y"),): 1,
+    }
+
+
 def test_events_that_came_together_share_their_gap(rig: Rig) -> None:
     rig.series().observe_gap(0.04, 4)
     assert rig.value("trace_router_inter_token_seconds_count") == 4
@@ -362,9 +368,9 @@ def test_events_that_came_together_share_their_gap(rig: Rig) -> None:
 
 def test_choices_are_counted_by_policy_reason_and_node(rig: Rig) -> None:
     rig.workers[0].model_id = "m1"
-    rig.series(0).chose("cache_aware", "prefix")
-    rig.series(0).chose("cache_aware", "spill")
-    rig.series(1).chose("cache_aware", "prefix")
+    rig.choose(0, "cache_aware", "prefix")
+    rig.choose(0, "cache_aware", "spill")
+    rig.choose(1, "cache_aware", "prefix")
     decisions = "trace_router_policy_decisions_total"
     assert rig.value(decisions, policy="cache_aware", reason="prefix", node_id="worker-0") == 1
     assert rig.value(decisions, policy="cache_aware", reason="prefix") == 2
@@ -385,9 +391,11 @@ def test_expected_cached_tokens_are_held_against_those_reported(rig: Rig) -> Non
 
 
 def test_how_good_choices_were_is_counted(rig: Rig) -> None:
-    for quality, age, regret in (("exact", 0.04, 100), ("degraded", 3.0, 20), ("exact", 0.0, None)):
-        decision = Decision("p", "r", quality, 1, [], age, 0.0, regret)  # type: ignore[arg-type]
-        rig.metrics.decided(decision)
+    choices: list[tuple[DecisionQuality, float, int | None]] = [
+        *(("exact", 0.04, 100), ("degraded", 3.0, 20), ("exact", 0.0, None))
+    ]
+    for quality, age, regret in choices:
+        rig.series().chose("p", "r", quality, age, regret)
     assert rig.value("trace_router_decision_quality_total", policy="p", quality="exact") == 2
     assert rig.value("trace_router_decision_quality_total", policy="p", quality="degraded") == 1
     assert rig.value("trace_router_decision_load_age_seconds_bucket", le="0.05") == 2
@@ -487,15 +495,15 @@ def test_worker_urls_can_be_hidden() -> None:
 
 
 def test_a_worker_keeps_its_counts_when_its_name_or_model_changes(rig: Rig) -> None:
-    rig.series().chose("random", "only")
+    rig.choose(0, "random", "only")
     rig.workers[0].node_id = "gpu-2"
     assert rig.value("trace_router_policy_decisions_total", node_id="gpu-2") == 1
     assert rig.series() is rig.series()
 
 
 def test_the_series_of_a_removed_worker_go_and_no_total_falls(rig: Rig) -> None:
-    rig.series(0).chose("random", "only")
-    rig.series(1).chose("random", "only")
+    rig.choose(0, "random", "only")
+    rig.choose(1, "random", "only")
     rig.series(0).attempt_ended(200, None, 0.1)
     rig.metrics.forget(rig.workers.pop(0))
     assert rig.samples("trace_router_policy_decisions_total").keys() == {
