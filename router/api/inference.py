@@ -306,10 +306,10 @@ class Run:
         answer = self.shared.headers.response_head(
             head,
             framing,
-            worker=leg.worker,
-            own=self.incoming.answer_headers,
-            http11=facts.http11,
-            keep_alive=facts.keep_alive,
+            leg.worker,
+            self.incoming.answer_headers,
+            facts.http11,
+            facts.keep_alive,
         )
         self.record.processing(head.status, now)
         return answer

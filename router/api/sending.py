@@ -38,9 +38,9 @@ async def carry(
             request.method,
             incoming.target,
             headers_for(worker, incoming, record),
-            worker=worker,
-            request_id=incoming.request_id,
-            content_length=len(body) if request.has_body else None,
+            worker,
+            incoming.request_id,
+            len(body) if request.has_body else None,
         )
         if connection is None:
             connection = await connect(shared, incoming, pool)

@@ -6,19 +6,23 @@ Back to the client everything passes but what belongs to the connection, and wha
 
 Framing is ours on both sides: `Content-Length` of a request is written from the body we hold, and
 an answer's is passed on only when it is beyond doubt. Nothing here looks into values, but CR, LF
-and NUL never pass: the parsers before us refuse them, and one look at the finished head makes sure.
+and NUL never pass: the parsers before us refuse them, and one look at each line makes sure.
+
+Most headers are letter for letter what they were in the request before, so the line that one became
+is kept. Lines that are too long for that, or need to be seen each time, are made again.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from router.core.worker import Worker
 from router.errors import BadRequest, WorkerCut
 
-RawHeaders = Sequence[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+RawHeaders = Sequence[Header]
 
 # Belong to one connection (RFC 9110, 7.6.1), whatever `Connection` says of them.
 HOP_BY_HOP: Final = frozenset(
@@ -57,9 +61,14 @@ USUAL_CONNECTION: Final = frozenset((b"keep-alive", b"close", b""))
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 AUTHORIZATION: Final = b"authorization"
+CONNECTION: Final = b"connection"
+UNSOUND_REQUEST: Final = "the head of the request has characters that must not be in it"
+UNSOUND_ANSWER: Final = "the worker's answer has control characters in its headers"
 END: Final = (b"", b"")  # the empty line, when lines are joined
-NAMES_KEPT: Final = 1024  # peers name headers as they like; each peer does it always alike
-PASSES, GOES, AUTHORIZES, CONNECTS, MEASURES, CHUNKS = range(6)  # what is done with a header
+LINES_KEPT: Final = 1024
+LINE_KEPT_BYTES: Final = 512
+GOES: Final = b""  # the line of a header that does not go on
+CR, LF, NUL, SPACE = b"\r\n\0 "
 
 
 class Answer(Protocol):
@@ -91,7 +100,16 @@ class HeaderRules:
     what is no header's name, or the name of a header that is ours to write.
     """
 
-    __slots__ = ("_guarded", "_hide_urls", "_in_answers", "_in_requests", "_names", "_prefixes")
+    __slots__ = (
+        "_guarded",
+        "_hide_urls",
+        "_in_answers",
+        "_in_requests",
+        "_names",
+        "_prefixes",
+        "_request_lines",
+        "_status_lines",
+    )
 
     def __init__(
         self,
@@ -117,45 +135,16 @@ class HeaderRules:
         self._names = frozenset(names)
         self._prefixes = tuple(prefixes)
         self._guarded = guarded
-        self._in_requests: dict[bytes, int] = {}
-        self._in_answers: dict[bytes, int] = {}
-
-    def _of_request(self, name: bytes) -> int:
-        lowered = name.lower()
-        what = GOES
-        if lowered in self._names:
-            what = PASSES
-        elif lowered == AUTHORIZATION:
-            what = AUTHORIZES
-        elif lowered == b"connection":
-            what = CONNECTS
-        elif lowered.startswith(self._prefixes) and lowered not in OURS_IN_REQUESTS:
-            what = PASSES
-        if len(self._in_requests) < NAMES_KEPT:
-            self._in_requests[name] = what
-        return what
-
-    def _of_answer(self, name: bytes) -> int:
-        lowered = name.lower()
-        what = PASSES
-        if lowered == b"connection":
-            what = CONNECTS
-        elif lowered == b"transfer-encoding":
-            what = CHUNKS
-        elif lowered == b"content-length":
-            what = MEASURES
-        elif lowered in DROPPED_FROM_ANSWERS or lowered.startswith(OUR_PREFIX):
-            what = GOES
-        if len(self._in_answers) < NAMES_KEPT:
-            self._in_answers[name] = what
-        return what
+        self._in_requests: dict[Header, bytes] = {}
+        self._in_answers: dict[Header, bytes] = {}
+        self._request_lines: dict[tuple[str, str], bytes] = {}
+        self._status_lines: dict[tuple[int, bytes], bytes] = {}
 
     def request_head(
         self,
         method: str,
         target: str,
         raw_headers: RawHeaders,
-        *,
         worker: Worker,
         request_id: str,
         content_length: int | None,
@@ -165,46 +154,68 @@ class HeaderRules:
         `content_length` is None for a request without a body. Raises BadRequest for what could be
         read as more than one head.
         """
-        path = target.encode("utf-8", "surrogateescape")  # back to the bytes the client sent
-        lines = [
-            b"%b %b HTTP/1.1" % (method.encode(), path),
-            *worker.head_lines,
-            b"X-Request-Id: " + request_id.encode(),
-        ]
+        first = self._request_lines.get((method, target))
+        if first is None:
+            first = self._request_line(method, target)
+        own = b"X-Request-Id: " + request_id.encode()
+        if not _sound(own):
+            raise BadRequest(UNSOUND_REQUEST)
+        lines = [first, *worker.head_lines, own]
         known = self._in_requests
         authorized = self._guarded or worker.api_key is not None
         named = None
-        for name, value in raw_headers:
-            what = known.get(name)
-            if what is None:
-                what = self._of_request(name)
-            if what == GOES:
-                continue
-            if what == PASSES:
-                lines.append(name + b": " + value)
-            elif what == AUTHORIZES:
-                # Only one, ours before the client's: two would leave it to the worker which counts.
-                if not authorized:
-                    lines.append(name + b": " + value)
+        for header in raw_headers:
+            line = known.get(header)
+            if line is None:
+                name, value = header
+                lowered = name.lower()
+                if lowered == AUTHORIZATION:
+                    # Only one, ours before the client's: two would leave it to the worker which counts.
+                    line = GOES if authorized else name + b": " + value
+                    if not _sound(line):
+                        raise BadRequest(UNSOUND_REQUEST)
                     authorized = True
-            elif value.lower() not in USUAL_CONNECTION:
-                named = value if named is None else named + b"," + value
+                elif lowered == CONNECTION and value.lower() not in USUAL_CONNECTION:
+                    line = GOES
+                    named = value if named is None else named + b"," + value
+                else:
+                    line = self._of_request(header, lowered)
+            if line:
+                lines.append(line)
         if named is not None:
             ours = 2 + len(worker.head_lines)
             lines[ours:] = _not_claimed(lines[ours:], named)
         if content_length is not None:
-            lines.append(b"Content-Length: %d" % content_length)
+            lines.append(b"Content-Length: " + str(content_length).encode())
         lines += END
-        head = b"\r\n".join(lines)
-        if not _sound(head, len(lines) - 1) or b" " in path or not path.startswith(b"/"):
-            raise BadRequest("the head of the request has characters that must not be in it")
-        return head
+        return b"\r\n".join(lines)
+
+    def _request_line(self, method: str, target: str) -> bytes:
+        path = target.encode("utf-8", "surrogateescape")  # back to the bytes the client sent
+        line = b"%b %b HTTP/1.1" % (method.encode(), path)
+        if not _sound(line) or SPACE in path or not path.startswith(b"/"):
+            raise BadRequest(UNSOUND_REQUEST)
+        _keep(self._request_lines, (method, target), line, len(line))
+        return line
+
+    def _of_request(self, header: Header, lowered: bytes) -> bytes:
+        name, value = header
+        line = GOES
+        if lowered in self._names or (
+            lowered.startswith(self._prefixes)
+            and lowered not in OURS_IN_REQUESTS
+            and lowered != AUTHORIZATION
+        ):
+            line = name + b": " + value
+            if not _sound(line):
+                raise BadRequest(UNSOUND_REQUEST)
+        _keep(self._in_requests, header, line, len(name) + len(value))
+        return line
 
     def response_head(
         self,
         answer: Answer,
         framing: AnswerFraming,
-        *,
         worker: Worker,
         own: bytes,
         http11: bool,
@@ -215,34 +226,39 @@ class HeaderRules:
         `own` are our header lines for this request. `http11` and `keep_alive` say what the client
         speaks and wants. Raises WorkerCut where headers leave in doubt where the answer ends.
         """
+        status = answer.status
+        first = self._status_lines.get((status, answer.reason))
+        if first is None:
+            first = self._status_line(status, answer.reason)
         shown = worker.node_id if self._hide_urls else worker.target
-        lines = [
-            b"HTTP/1.1 %d %b" % (answer.status, answer.reason),
-            b"%bx-smg-routed-worker-id: %b" % (own, shown.encode()),
-        ]
+        lines = [first, own + b"x-smg-routed-worker-id: " + shown.encode()]
+        known = self._in_answers
         named = length = None
         chunked = False
-        known = self._in_answers
-        for name, value in answer.headers:
-            what = known.get(name)
-            if what is None:
-                what = self._of_answer(name)
-            if what == PASSES:
-                lines.append(name + b": " + value)
-            elif what == MEASURES:
-                if not value.isdigit() or (length is not None and length != value):
-                    raise WorkerCut("the worker's answer has conflicting lengths")
-                length = value
-            elif what == CHUNKS:
-                chunked = True
-            elif what == CONNECTS and value.lower() not in USUAL_CONNECTION:
-                named = value if named is None else named + b"," + value
+        for header in answer.headers:
+            line = known.get(header)
+            if line is None:
+                name, value = header
+                lowered = name.lower()
+                line = GOES
+                if lowered == b"content-length":
+                    if not value.isdigit() or (length is not None and length != value):
+                        raise WorkerCut("the worker's answer has conflicting lengths")
+                    length = value
+                elif lowered == b"transfer-encoding":
+                    chunked = True
+                elif lowered != CONNECTION:
+                    line = self._of_answer(header, lowered)
+                elif value.lower() not in USUAL_CONNECTION:
+                    named = value if named is None else named + b"," + value
+            if line:
+                lines.append(line)
         if named is not None:
             lines[2:] = _not_claimed(lines[2:], named)
         if length is not None:
             if chunked or framing.chunked:
                 raise WorkerCut("the worker's answer has both a length and a transfer coding")
-            if answer.status != 204:  # which has no body to have a length (RFC 9110, 8.6)
+            if status != 204:  # which has no body to have a length (RFC 9110, 8.6)
                 lines.append(b"Content-Length: " + length)
         if framing.chunked:
             lines.append(b"Transfer-Encoding: chunked")
@@ -251,10 +267,32 @@ class HeaderRules:
         elif not http11:
             lines.append(b"Connection: keep-alive")
         lines += END
-        head = b"\r\n".join(lines)
-        if not _sound(head, len(lines) - 1 + own.count(b"\r\n")):
-            raise WorkerCut("the worker's answer has control characters in its headers")
-        return head
+        return b"\r\n".join(lines)
+
+    def _status_line(self, status: int, reason: bytes) -> bytes:
+        line = b"HTTP/1.1 %d %b" % (status, reason)
+        if not _sound(line):
+            raise WorkerCut(UNSOUND_ANSWER)
+        _keep(self._status_lines, (status, reason), line, len(line))
+        return line
+
+    def _of_answer(self, header: Header, lowered: bytes) -> bytes:
+        name, value = header
+        line = GOES
+        if lowered not in DROPPED_FROM_ANSWERS and not lowered.startswith(OUR_PREFIX):
+            line = name + b": " + value
+            if not _sound(line):
+                raise WorkerCut(UNSOUND_ANSWER)
+        _keep(self._in_answers, header, line, len(name) + len(value))
+        return line
+
+
+def _keep(lines: dict[Any, bytes], of: object, line: bytes, size: int) -> None:
+    """Keep what `of` (`size` bytes) became; not more than a little memory can hold."""
+    if size <= LINE_KEPT_BYTES:
+        if len(lines) >= LINES_KEPT:
+            lines.clear()
+        lines[of] = line
 
 
 def _not_claimed(lines: list[bytes], connection: bytes) -> list[bytes]:
@@ -263,6 +301,6 @@ def _not_claimed(lines: list[bytes], connection: bytes) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in claimed]
 
 
-def _sound(head: bytes, line_ends: int) -> bool:
-    """Has it no CR, LF or NUL but the line ends that were written here?"""
-    return len(head) - len(head.translate(None, b"\r\n\0")) == 2 * line_ends
+def _sound(line: bytes) -> bool:
+    """Can it be read as one line only?"""
+    return CR not in line and LF not in line and NUL not in line
