@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-UNMARKED: Final = 7
+UNMARKED: Final = 7  # of every eight blocks
 TICK: Final = 2  # an odd time says that this replica used it itself
 
 
-class Marks(NamedTuple):
+class Marks:
     """The places of a prompt's marks, rising, their blocks, and when each was last used."""
 
-    places: list[int]
-    blocks: list[int]
-    used: list[int]
+    __slots__ = ("blocks", "places", "used")
+
+    def __init__(self, places: list[int], blocks: list[int], used: list[int]) -> None:
+        self.places = places
+        self.blocks = blocks
+        self.used = used
 
     def within(self, depth: int) -> int:
         """How many marks the first `depth` blocks have."""
@@ -31,7 +34,7 @@ class Marks(NamedTuple):
 
         Who uses a block uses all before it, even where we are told of the end alone.
         """
-        places, _, used = self
+        places, used = self.places, self.used
         last = older = bisect_left(places, depth)
         while older and used[older - 1] < time:
             older -= 1
@@ -50,15 +53,19 @@ class Ages:
 
     def marks(self, blocks: Sequence[int]) -> Marks:
         """What never was used, or too long ago to be remembered, was used at 0."""
-        places = [place for place, block in enumerate(blocks) if not block & UNMARKED]
-        marked = [blocks[place] for place in places]
         young, old = self._young.get, self._old.get
-        return Marks(places, marked, [young(block) or old(block, 0) for block in marked])
+        places, marked, used = [], [], []
+        for place, block in enumerate(blocks):
+            if not block & 7:
+                places.append(place)
+                marked.append(block)
+                used.append(young(block) or old(block, 0))
+        return Marks(places, marked, used)
 
     def used(self, block: int) -> int:
         return self._young.get(block) or self._old.get(block, 0)
 
-    def use(self, count: int, marked: Sequence[int], *, own: bool) -> int:
+    def use(self, count: int, marked: Sequence[int], own: bool) -> int:
         """So many blocks, with these marks, are used now, by this replica itself or by another.
         Returns the time."""
         self.now += TICK * count

@@ -12,19 +12,22 @@ Old reports lose weight, so that a limit may change. A worker that misses nothin
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
-from math import inf, log2
+from math import ceil, inf
 from typing import Final
 
 STEPS: Final = 64  # of age, two to the doubling; the last is of everything older
 WEIGHTY_BLOCKS: Final = 4096  # when so many were reported, all lose half their weight
 ENOUGH: Final = 32  # reports from which a worker has a limit of its own
-EVERY: Final = 8  # reports after which a limit is worked out anew
+EVERY: Final = 8  # reports after which a limit is looked at again
+
+# The youngest age of each step but the first.
+_YOUNGEST: Final = tuple(ceil(2 ** (step / 2)) - 1 for step in range(1, STEPS))
 
 
 def step_of(age: int) -> int:
-    return min(STEPS - 1, int(2 * log2(age + 1)))
+    return bisect_right(_YOUNGEST, age)
 
 
 class Evictions:
@@ -42,17 +45,23 @@ class Evictions:
     def reported(self, node: str, ages: Sequence[int], missed: int) -> None:
         """Of blocks so old when the prompt was sent, the first `missed` were not there any more and
         the others were."""
-        reports = self._reports.get(node)
-        if reports is None:
-            reports = self._reports[node] = Reports()
-        reports.add(ages, missed)
-        self._all.add(ages, missed)
-        if self._all.count % EVERY == 0:
-            self.fleet = self._all.limit()
-            self._compare()
-        if reports.count % EVERY == 0 and reports.count >= ENOUGH:
-            self.limits[node] = reports.limit()
-            self._compare()
+        own: Reports | None = self._reports.get(node)
+        if own is None:
+            own = self._reports[node] = Reports()
+        steps = [step_of(age) for age in ages]
+        own.add(steps, missed)
+        fleet = self._all
+        fleet.add(steps, missed)
+        if fleet.count % EVERY == 0:
+            limit = fleet.limit()
+            if limit != self.fleet:
+                self.fleet = limit
+                self._compare()
+        if own.count % EVERY == 0 and own.count >= ENOUGH:
+            limit = own.limit()
+            if limit != self.limits.get(node):
+                self.limits[node] = limit
+                self._compare()
 
     def forget(self, node: str) -> None:
         """It was removed, or is another worker now."""
@@ -70,30 +79,44 @@ class Reports:
 
     def __init__(self) -> None:
         self.count = 0
-        self._found = [0.0] * STEPS
-        self._missed = [0.0] * STEPS
         self._weight = 0.0
+        self._balance = [0.0] * STEPS  # missed less found
+        self._limit = STEPS  # the step from which on nothing is there
+        self._contradicted = False
 
-    def add(self, ages: Sequence[int], missed: int) -> None:
+    def add(self, steps: Sequence[int], missed: int) -> None:
+        """Blocks of these steps, of which the first `missed` were missed."""
         self.count += 1
-        for number, age in enumerate(ages):
-            (self._missed if number < missed else self._found)[step_of(age)] += 1
-        self._weight += len(ages)
+        balance, limit = self._balance, self._limit
+        for step in steps:
+            if missed > 0:
+                missed -= 1
+                balance[step] += 1
+                if step < limit:
+                    self._contradicted = True
+            else:
+                balance[step] -= 1
+                if step >= limit:
+                    self._contradicted = True
+        self._weight += len(steps)
         if self._weight > WEIGHTY_BLOCKS:
             self._weight /= 2
-            self._found = [blocks / 2 for blocks in self._found]
-            self._missed = [blocks / 2 for blocks in self._missed]
+            self._balance = [blocks / 2 for blocks in balance]
 
     def limit(self) -> float:
-        """The age at which the fewest blocks contradict; of several equal ones the highest."""
-        older = sum(self._found)
-        wrong = [
-            missed + older - found
-            for missed, found in zip(
-                accumulate(self._missed, initial=0.0),
-                accumulate(self._found, initial=0.0),
-                strict=True,
-            )
-        ]
-        step = max(range(STEPS + 1), key=lambda step: (-wrong[step], step))
-        return inf if step == STEPS else 2 ** (step / 2) - 1
+        """The age at which the fewest blocks contradict; of several equal ones the highest.
+
+        What agrees with it makes the others worse, so that it is sought only after a contradiction.
+        """
+        if self._contradicted:
+            self._contradicted = False
+            self._limit = self._least_contradicted()
+        return inf if self._limit == STEPS else 2 ** (self._limit / 2) - 1
+
+    def _least_contradicted(self) -> int:
+        found, wrong, fewest = 0, 0.0, 0.0  # how many more contradict than do the limit 0
+        for step, more in enumerate(self._balance, 1):
+            wrong += more
+            if wrong <= fewest:
+                found, fewest = step, wrong
+        return found

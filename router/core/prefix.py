@@ -66,8 +66,12 @@ def matched_bytes(depth: int, text_bytes: int) -> int:
 
 def landmarks(blocks: Sequence[int], limit: int) -> list[int]:
     """The hashes at every 2 KiB and at the end, at most `limit`: a prefix in few words."""
+    if not blocks:
+        return []
     ends = _LANDMARKS[: bisect_left(_LANDMARKS, len(blocks))]
-    return [blocks[end - 1] for end in (*ends, len(blocks))][:limit] if blocks else []
+    marked = [blocks[end - 1] for end in ends]
+    marked.append(blocks[-1])
+    return marked[:limit]
 
 
 # What one entry costs in CPython, measured up to 400,000 entries: 70 to 146 bytes of table, key and
@@ -142,7 +146,7 @@ class PrefixIndex:
             marks = self.ages.marks(blocks)
         if self.evictions.most < inf:
             self._drop_gone(blocks, marks)
-        time = self.ages.use(len(blocks), marks.blocks, own=own)
+        time = self.ages.use(len(blocks), marks.blocks, own)
         bit = self._bits.get(node) or self._add(node)
         if len(blocks) > self._generation:
             blocks = blocks[: self._generation]
@@ -182,18 +186,19 @@ class PrefixIndex:
             for block in blocks[first:]:
                 holders.pop(block, None)
 
-    def depths(self, blocks: Sequence[int], nodes: Sequence[str]) -> tuple[list[int], set[int]]:
+    def depths(self, blocks: Sequence[int], nodes: Sequence[str]) -> tuple[list[int], list[int]]:
         """How many blocks from the start each of `nodes` holds, and some numbers among which all of
-        these are, none larger than the largest of them.
+        these are, rising up to the largest of them.
 
         Cheapest where the same nodes are asked about again and again.
         """
         depths = [0] * len(nodes)
-        different = {0}
+        different = [0]
+        self._ask(nodes)
         for depth, mask in self._steps(blocks):
-            places = self._places_of(mask, nodes)
+            places = self._places_of(mask)
             if places:
-                different.add(depth)
+                different.append(depth)
             if len(places) == len(nodes):
                 depths = [depth] * len(nodes)
             else:
@@ -299,16 +304,18 @@ class PrefixIndex:
             depth, mask = low + 1, fewer
         return steps
 
-    def _places_of(self, mask: int, nodes: Sequence[str]) -> list[int]:
-        """Where in `nodes` those of a set are."""
+    def _ask(self, nodes: Sequence[str]) -> None:
         if nodes != self._asked:
             bits = self._bits
             self._asked = [*nodes]
             self._asked_bits = [bits.get(node, 0) for node in nodes]
             self._places = {}
+
+    def _places_of(self, mask: int) -> list[int]:
+        """Where among those asked about the nodes of a set are."""
         places = self._places.get(mask)
         if places is None:
-            if len(self._places) >= len(nodes) + PLACES_MEMO:
+            if len(self._places) >= len(self._asked_bits) + PLACES_MEMO:
                 self._places.clear()
             self._places[mask] = places = self._find_places(mask)
         return places
@@ -363,15 +370,17 @@ class Sent:
 
     def found(self, share: float) -> None:
         """The engine found this share of the input, 0..1, in its cache."""
-        known = self._marks.within(self._before)
+        marks = self._marks
+        known = marks.within(self._before)
         if not known:
             return
         prompt = self._prompt
-        reach = share * prompt.text_bytes * INEXACT + LARGEST_BLOCK_BYTES
-        found = self._marks.within(bisect_right(BOUNDARIES, reach) - 1)
-        sent_at = youngest = self._time // TICK - len(prompt.blocks)
+        reach = int(share * prompt.text_bytes * INEXACT) + LARGEST_BLOCK_BYTES
+        found = marks.within(bisect_right(BOUNDARIES, reach, 0, self._before + 1) - 1)
+        sent_at = self._time // TICK - len(prompt.blocks)
+        last_used = 0
         ages = []
-        for used in reversed(self._marks.used[:known]):
-            youngest = min(youngest, sent_at - used // TICK)
-            ages.append(youngest)
+        for place in range(known - 1, -1, -1):
+            last_used = max(last_used, marks.used[place])
+            ages.append(sent_at - last_used // TICK)
         self._index.evictions.reported(self._node, ages, max(0, known - found))

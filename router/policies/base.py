@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, overload
+from typing import Generic, Literal, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -25,7 +25,7 @@ Ranks = Sequence[float]
 AssignmentMode = Literal["random", "min_load", "min_group"]
 
 
-class Choice(NamedTuple):
+class Choice:
     """A worker and why it was chosen.
 
     `columns` holds the numbers compared, by name, one for each candidate in the order they were
@@ -37,16 +37,42 @@ class Choice(NamedTuple):
     `expected_seconds`: when the prefill is expected to be done, where that can be said.
     """
 
-    worker: Worker
-    reason: str
-    columns: Mapping[str, Column]
-    ranks: Ranks
-    predicted_cached_tokens: int | None = None
-    predicted_hit_rate: float | None = None
-    best_cached_tokens: int | None = None
-    fallback: bool = False
-    sent: Sent | None = None
-    expected_seconds: float | None = None
+    __slots__ = (
+        "best_cached_tokens",
+        "columns",
+        "expected_seconds",
+        "fallback",
+        "predicted_cached_tokens",
+        "predicted_hit_rate",
+        "ranks",
+        "reason",
+        "sent",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        worker: Worker,
+        reason: str,
+        columns: Mapping[str, Column],
+        ranks: Ranks,
+        predicted_cached_tokens: int | None = None,
+        predicted_hit_rate: float | None = None,
+        best_cached_tokens: int | None = None,
+        sent: Sent | None = None,
+        expected_seconds: float | None = None,
+        fallback: bool = False,
+    ) -> None:
+        self.worker = worker
+        self.reason = reason
+        self.columns = columns
+        self.ranks = ranks
+        self.predicted_cached_tokens = predicted_cached_tokens
+        self.predicted_hit_rate = predicted_hit_rate
+        self.best_cached_tokens = best_cached_tokens
+        self.sent = sent
+        self.expected_seconds = expected_seconds
+        self.fallback = fallback
 
 
 class NoTarget(Exception):
@@ -126,39 +152,58 @@ def target_of(trace: Trace) -> str:
 def loads(candidates: Sequence[Worker]) -> list[int]:
     """Requests in flight at each candidate, of all replicas. Every policy reads load here and
     nowhere else."""
-    return [worker.in_flight + worker.others_in_flight for worker in candidates]
+    each = []
+    worker: Worker
+    for worker in candidates:
+        each.append(worker.in_flight + worker.others_in_flight)
+    return each
 
 
 def queued_tokens(candidates: Sequence[Worker]) -> list[int]:
     """Uncached input tokens waiting for their prefill at each candidate, of all replicas."""
-    return [worker.own_queued_tokens + worker.others_queued_tokens for worker in candidates]
+    each = []
+    worker: Worker
+    for worker in candidates:
+        each.append(worker.own_queued_tokens + worker.others_queued_tokens)
+    return each
 
 
-class Depths(NamedTuple):
+class Depths:
     """How many blocks of a prompt each node was `sent` before, and how many of these it is thought to
     have `kept`; what part of the prompt, 0..1 in four digits, so many blocks are; the most that any
     has kept."""
 
-    sent: list[int]
-    kept: list[int]
-    parts: dict[int, float]
-    most_kept: int
-    marks: Marks
+    __slots__ = ("kept", "marks", "most_kept", "parts", "sent")
+
+    def __init__(
+        self,
+        sent: list[int],
+        kept: list[int],
+        parts: dict[int, float],
+        most_kept: int,
+        marks: Marks,
+    ) -> None:
+        self.sent = sent
+        self.kept = kept
+        self.parts = parts
+        self.most_kept = most_kept
+        self.marks = marks
 
 
 def prefix_depths(prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[str]) -> Depths:
-    sent, different = prefixes.depths(request.blocks, nodes)
-    marks = prefixes.ages.marks(request.blocks)
+    blocks, size = request.blocks, request.text_bytes
+    sent, different = prefixes.depths(blocks, nodes)
+    marks = prefixes.ages.marks(blocks)
     kept = prefixes.kept(nodes, sent, marks)
-    size = request.text_bytes
-    # By depth: most candidates share few, and rounding is what costs.
-    most_kept = max(different)
+    most_kept = different[-1]
+    parts = {0: 0.0}
     if kept is not sent:
-        different.update(kept)
+        different += kept
         most_kept = max(kept)
-    parts = {
-        depth: round(matched_bytes(depth, size) / size, 4) if depth else 0.0 for depth in different
-    }
+    # By depth: most candidates share few, and rounding is what costs.
+    for depth in different:
+        if depth not in parts:
+            parts[depth] = round(matched_bytes(depth, size) / size, 4)
     return Depths(sent, kept, parts, most_kept, marks)
 
 

@@ -76,7 +76,8 @@ class ExpectedTtftPolicy(Policy):
         queued = queued_tokens(candidates)
         nodes = [worker.node_id for worker in candidates]
         tokens = request.input_tokens
-        before, kept, parts, most_kept, marks = prefix_depths(self.prefixes, request, nodes)
+        depths = prefix_depths(self.prefixes, request, nodes)
+        before, kept, parts = depths.sent, depths.kept, depths.parts
         left = {depth: tokens - int(part * tokens) for depth, part in parts.items()}
         uncached = [left[depth] for depth in kept]
         rates = self._rates.of(nodes)
@@ -103,7 +104,7 @@ class ExpectedTtftPolicy(Policy):
         self._followers.chosen(
             nodes[chosen], uncached[chosen], 1 - queued.count(0) / len(candidates)
         )
-        sent = self.prefixes.send(request, nodes[chosen], before[chosen], marks)
+        sent = self.prefixes.send(request, nodes[chosen], before[chosen], depths.marks)
         has_text = bool(request.blocks)
         return Choice(
             candidates[chosen],
@@ -119,7 +120,7 @@ class ExpectedTtftPolicy(Policy):
             costs,
             tokens - uncached[chosen] if has_text else None,
             parts[kept[chosen]] if has_text else None,
-            tokens - left[most_kept] if has_text else None,
+            tokens - left[depths.most_kept] if has_text else None,
             sent=sent,
             expected_seconds=times[chosen] if self._rates.rates else None,
         )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from math import inf
+from math import inf, log2
 from random import Random
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.core.ages import Ages
-from router.core.evictions import ENOUGH, EVERY, Evictions
+from router.core.evictions import ENOUGH, EVERY, STEPS, Evictions, Reports, step_of
 from router.core.facts import RequestFacts
 from router.core.prefix import BOUNDARIES, ENTRY_BYTES, PrefixIndex, block_hashes
 from router.policies.base import prefix_depths
@@ -122,6 +124,31 @@ def test_a_limit_follows_a_cache_that_becomes_larger_and_a_forgotten_worker_has_
     assert known.limits == {}
 
 
+@given(st.integers(0, 2**40))
+def test_ages_have_two_steps_to_the_doubling(age: int) -> None:
+    assert step_of(age) == min(STEPS - 1, int(2 * log2(age + 1)))
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, STEPS - 1), max_size=4), st.integers(0, 4)), max_size=40
+    ),
+    st.integers(1, 9),
+)
+def test_a_limit_is_the_highest_that_the_fewest_blocks_contradict(reported, every) -> None:
+    reports, blocks = Reports(), []
+    for number, (steps, missed) in enumerate(reported):
+        reports.add(steps, missed)
+        blocks += [(step, place < missed) for place, step in enumerate(steps)]
+        if number % every == 0:
+            wrong = [
+                sum(step < limit if gone else step >= limit for step, gone in blocks)
+                for limit in range(STEPS + 1)
+            ]
+            best = max(limit for limit in range(STEPS + 1) if wrong[limit] == min(wrong))
+            assert reports.limit() == (inf if best == STEPS else 2 ** (best / 2) - 1)
+
+
 def test_what_nobody_can_have_any_more_is_not_held_by_those_it_was_sent_to_long_ago() -> None:
     index, old = PrefixIndex(1 << 24), PROMPTS[0]
     index.insert(old.blocks, "before")
@@ -138,15 +165,15 @@ def test_what_nobody_can_have_any_more_is_not_held_by_those_it_was_sent_to_long_
 def test_ages_are_bounded_and_the_end_of_a_prefix_says_that_its_start_was_used() -> None:
     ages = Ages(10_000)
     for asked in PROMPTS:
-        ages.use(len(asked.blocks), ages.marks(asked.blocks).blocks, own=True)
+        ages.use(len(asked.blocks), ages.marks(asked.blocks).blocks, True)
     assert len(ages._young) + len(ages._old) <= 10_000 // 8
     whole = PROMPTS[-1].blocks
     before = ages.now
     for asked in PROMPTS[:20]:
-        ages.use(len(asked.blocks), ages.marks(asked.blocks).blocks, own=True)
+        ages.use(len(asked.blocks), ages.marks(asked.blocks).blocks, True)
     assert ages.marks(whole).since(before + 2, len(whole)) < len(whole) // 2
     end = whole[len(whole) // 2 :]
-    ages.use(len(end), ages.marks(end).blocks, own=False)
+    ages.use(len(end), ages.marks(end).blocks, False)
     assert ages.marks(whole).since(before + 2, len(whole)) == len(whole)
 
 
