@@ -1,8 +1,9 @@
 """What a forwarded request costs in Python alone: a whole router in memory, without sockets.
 
-    python -m bench.cost [--traced] [--requests 20000] [--profile | --bytecodes]
+    python -m bench.cost [--traced] [--events] [--requests 20000] [--profile | --bytecodes]
 
-Prints CPU microseconds per JSON request of 1 KB, the best of several rounds with 64 connections. The
+Prints CPU microseconds per JSON request of 1 KB, the best of several rounds with 64 connections; with
+--events per event of 64 open streams, each of which comes in a read of its own. The
 transports are stubs, so the kernel's part (four system calls a request) is not in it; what the trace
 writer does is, with --traced, up to the bytes that would be sent to Redis. --profile lists the calls
 instead, by cProfile, which makes small functions look larger than they are. --bytecodes counts what the
@@ -54,13 +55,28 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
     len(BODY),
     BODY,
 )
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+EVENT = (
+    b'data: {"id":"chatcmpl-mock","object":"chat.completion.chunk","created":1700000000,'
+    b'"model":"mock","choices":[{"index":0,"delta":{"content":"token"},"logprobs":null,'
+    b'"finish_reason":null}]}\n\n'
+)
+EVENT_CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
 
 
 class Wire(fuzz_world.WorkerWire):
     """A worker that answers in the next turn of the loop, in one piece."""
 
+    answer = ANSWER
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        asyncio.get_running_loop().call_soon(self._connection.data_received, ANSWER)
+        asyncio.get_running_loop().call_soon(self._connection.data_received, self.answer)
+
+
+class StreamWire(Wire):
+    """A worker that begins a stream, and says nothing in it by itself."""
+
+    answer = STREAM
 
 
 class Sink(MemoryTransport):
@@ -80,8 +96,11 @@ class Nowhere:
 class Rig:
     """The router, and its clients."""
 
+    wire = Wire
+
     def __init__(self, world: World, traced: bool) -> None:
         self._world = world
+        fuzz_world.WorkerWire = self.wire  # type: ignore[misc]
         app = world.app
         app.forwarding.group.policy = build_policy(POLICY, PolicyConfig(), Random(1))
         put = None
@@ -113,6 +132,26 @@ class Rig:
         return (time.process_time() - began) / number
 
 
+class EventsRig(Rig):
+    """With a stream open at each connection; what is counted are their events."""
+
+    wire = StreamWire
+
+    async def run(self, count: int) -> float:
+        """CPU seconds of each of about `count` events, one after the other of each stream."""
+        if not self._world.upstream:
+            for connection, request in zip(self._connections, self._requests, strict=False):
+                connection.data_received(request)
+            await self._world.quiet()
+        rounds = count // CONNECTIONS
+        receive = [connection.data_received for connection in self._world.upstream]
+        began = time.process_time()
+        for _ in range(rounds):
+            for received in receive:
+                received(EVENT_CHUNK)
+        return (time.process_time() - began) / (rounds * CONNECTIONS)
+
+
 class Bytecodes:
     """Counts, while it is on, the bytecodes and the calls of each function of ours, and of none else's."""
 
@@ -141,31 +180,31 @@ class Bytecodes:
 
         return count
 
-    def show(self, requests: int) -> None:
+    def show(self, requests: int, what: str) -> None:
         each, calls = (sum(c.values()) / requests for c in (self.executed, self.calls))
-        print(f"{each:,.0f} bytecodes in {calls:.0f} calls a request")
+        print(f"{each:,.0f} bytecodes in {calls:.0f} calls {what}")
         for name, executed in self.executed.most_common(60):
             print(f"{executed / requests:7.1f} in {self.calls[name] / requests:5.2f}  {name}")
 
 
-async def measure(count: int, *, traced: bool, show: Show) -> None:
-    fuzz_world.WorkerWire = Wire  # type: ignore[misc]
+async def measure(count: int, *, traced: bool, events: bool, show: Show) -> None:
     with World() as world:
         world.begin([], "silence")
-        rig = Rig(world, traced)
+        rig = (EventsRig if events else Rig)(world, traced)
         await rig.run(count // 4)
         spare_the_collector()
+        what = "an event" if events else "a request"
         if show == "bytecodes":
             with Bytecodes() as counted:
                 await rig.run(10 * CONNECTIONS)
-            counted.show(10 * CONNECTIONS)
+            counted.show(10 * CONNECTIONS, what)
         elif show == "profile":
             with cProfile.Profile() as calls:
                 await rig.run(count)
             pstats.Stats(calls).sort_stats("tottime").print_stats(60)
         else:
             best = min([await rig.run(count) for _ in range(ROUNDS)])
-            print(f"{best * 1e6:.1f} µs a request, {'traced' if traced else 'untraced'}")
+            print(f"{best * 1e6:.1f} µs {what}, {'traced' if traced else 'untraced'}")
         await world.app.tasks.cancel()
         gc.unfreeze()
 
@@ -178,11 +217,12 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--traced", action="store_true")
+    parser.add_argument("--events", action="store_true")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--profile", dest="show", action="store_const", const="profile")
     shown.add_argument("--bytecodes", dest="show", action="store_const", const="bytecodes")
     asked = parser.parse_args()
-    uvloop.run(measure(asked.requests, traced=asked.traced, show=asked.show))
+    uvloop.run(measure(asked.requests, traced=asked.traced, events=asked.events, show=asked.show))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from router.api.relay import Exchange
 from router.core.logprobs import EVENT_END, InputLogprobs
 from router.errors import RouterError
@@ -30,13 +28,10 @@ class HeldExchange(Exchange):
         else:
             self._held = head
 
-    def body_received(self, payload: bytes) -> None:
-        if self._let_go():
-            super().body_received(payload)
-
-    def answer_ended(self, trailers: RawHeaders) -> None:
-        if self._let_go():
-            super().answer_ended(trailers)
+    def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
+        due = payload or trailers is not None
+        if self._held is None or (due and self._let_go()):
+            super().received(payload, trailers)
 
     @property
     def begun(self) -> bool:
@@ -70,18 +65,17 @@ class MergingExchange(HeldExchange):
         self._waiting = bytearray()
         if head.status < 400:  # the answer will have another length
             headers = [(n, v) for n, v in head.headers if n.lower() != b"content-length"]
-            head = msgspec.structs.replace(head, content_length=None, headers=headers)
+            head = AnswerHead(
+                head.status, head.reason, headers, None, head.content_type, head.content_encoding
+            )
             self._stream = head.content_type.startswith(b"text/event-stream")
         super().head_received(head)
 
-    def body_received(self, payload: bytes) -> None:
+    def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
         if self.head is not None and self.head.status >= 400:
-            super().body_received(payload)
+            super().received(payload, trailers)
             return
         self._waiting += payload
-        self._go_on()
-
-    def answer_ended(self, trailers: RawHeaders) -> None:
         self._trailers = trailers
         self._go_on()
 
@@ -91,27 +85,23 @@ class MergingExchange(HeldExchange):
         if self.done.done() or not self.begun:
             return
         self._go_on()
-        self.read_ended()
         if self._paused and not self._client.writing_paused:
             self.resume()
 
     def _go_on(self) -> None:
         """Pass on what is due."""
-        logprobs, refused = self._logprobs, self.head is not None and self.head.status >= 400
-        if logprobs is None and not refused:
+        logprobs = self._logprobs
+        if logprobs is None:
             if len(self._waiting) > MOST_WAITING_BYTES:
                 self.pause()
             return
         due = b""
-        if logprobs is not None and self._stream:
+        if self._stream:
             whole, end, self._waiting = self._waiting.rpartition(EVENT_END)
             if end:
                 events = bytes(whole).split(EVENT_END)
                 due = b"".join(logprobs.event(event) + EVENT_END for event in events)
-        if self._trailers is not None and logprobs is not None:
+        if self._trailers is not None:
             rest = bytes(self._waiting)
             due += rest if self._stream else logprobs.body(rest)
-        if due:
-            super().body_received(due)
-        if self._trailers is not None and not self.done.done():
-            super().answer_ended(self._trailers)
+        super().received(due, self._trailers)

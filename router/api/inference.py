@@ -279,7 +279,7 @@ class Run:
             self.shared.settings.limits,
             ResponseScanner(self.incoming.path, self.facts.stream),
             self,
-            self.leg.series.observe_gap,
+            self.leg.series.gaps,
             self.incoming.arrived,
             self.shared.clock.now,
         )

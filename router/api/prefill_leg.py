@@ -81,7 +81,7 @@ class PrefillLeg:
             run.shared.settings.limits,
             ResponseScanner(run.incoming.path, run.facts.stream),
             self,
-            leg.series.observe_gap,
+            leg.series.gaps,
             run.incoming.arrived,
             run.shared.clock.now,
         )

@@ -30,11 +30,13 @@ from router.errors import (
     UpstreamError,
     error_body,
 )
+from router.metrics.histogram import Histogram
 from router.upstream.connection import LARGE_BYTES, AnswerHead, RawHeaders, UpstreamConnection
 
 log = logging.getLogger("router.relay")
 
-LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CHUNK_HEADS: Final = tuple(b"%x\r\n" % size for size in range(1024))  # of those that are short
 
 
 class ClientStream(Protocol):
@@ -68,13 +70,18 @@ class Owner(Protocol):
         ...
 
 
-class ClientFacts(msgspec.Struct, frozen=True, gc=False):
+class ClientFacts:
     """What the answer's framing depends on."""
 
-    http11: bool
-    keep_alive: bool
-    head_request: bool
-    accepts_trailers: bool
+    __slots__ = ("accepts_trailers", "head_request", "http11", "keep_alive")
+
+    def __init__(
+        self, http11: bool, keep_alive: bool, head_request: bool, accepts_trailers: bool
+    ) -> None:
+        self.http11 = http11
+        self.keep_alive = keep_alive
+        self.head_request = head_request
+        self.accepts_trailers = accepts_trailers
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
@@ -85,12 +92,15 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     total_seconds: float | None
 
 
-class Framing(msgspec.Struct, frozen=True, gc=False):
+class Framing:
     """How the body reaches the client, decided from both heads."""
 
-    chunked: bool
-    until_close: bool
-    has_body: bool
+    __slots__ = ("chunked", "has_body", "until_close")
+
+    def __init__(self, chunked: bool, until_close: bool, has_body: bool) -> None:
+        self.chunked = chunked
+        self.until_close = until_close
+        self.has_body = has_body
 
 
 NO_BODY: Final = Framing(chunked=False, until_close=False, has_body=False)
@@ -109,22 +119,21 @@ def framing(client: ClientFacts, head: AnswerHead) -> Framing:
 
 
 class Exchange:
-    """See the module. `on_gap(seconds, events)` hears of the time between events of a stream."""
+    """See the module. `gaps` are the times between the events of a stream."""
 
     __slots__ = (
         "_client",
         "_connection",
         "_facts",
         "_framing",
+        "_gaps",
         "_limits",
         "_now",
-        "_on_gap",
-        "_out",
         "_owner",
         "_paused",
         "_readable",
         "_told_id",
-        "_unread",
+        "_unsent",
         "arrived",
         "done",
         "error",
@@ -145,7 +154,7 @@ class Exchange:
         limits: Limits,
         scanner: ResponseScanner,
         owner: Owner,
-        on_gap: Callable[[float, int], None],
+        gaps: Histogram,
         arrived: float,
         now: Callable[[], float],
     ) -> None:
@@ -153,14 +162,13 @@ class Exchange:
         self._facts = facts
         self._limits = limits
         self._owner = owner
-        self._on_gap = on_gap
+        self._gaps = gaps
         self._now = now
         self._connection: UpstreamConnection | None = None
-        self._framing: Framing | None = None
+        self._framing = NO_BODY  # until the head is there
         self._paused = False
         self._readable = True
-        self._out: list[bytes] = []
-        self._unread = b""
+        self._unsent = b""  # the client's head, until the read that brought it has been told
         self._told_id = False
         self.scanner = scanner
         self.arrived = arrived
@@ -214,33 +222,36 @@ class Exchange:
             return
         self.head = head
         self._framing = how
-        self._out.append(answer)
+        self._unsent = answer
         if head.content_type:
             self.scanner.stream = head.content_type.startswith(b"text/event-stream")
         self._readable = head.content_encoding in (b"", b"identity")
 
-    def body_received(self, payload: bytes) -> None:
-        assert self._framing is not None
-        if self._framing.chunked and len(payload) > LARGE_BYTES:
-            self._out += (b"%x\r\n" % len(payload), payload, b"\r\n")
-        elif self._framing.chunked:
-            self._out.append(b"%x\r\n%b\r\n" % (len(payload), payload))
-        else:
-            self._out.append(payload)
-        self._unread = payload
-
-    def read_ended(self) -> None:
-        """Pass on what came, in one write (each is a system call), then look at it."""
-        out, payload = self._out, self._unread
-        if out:
-            if len(payload) > LARGE_BYTES:
-                self._client.writelines(out)
-            else:
-                self._client.write(out[0] if len(out) == 1 else b"".join(out))
-            out.clear()
-        if payload:
-            self._unread = b""
+    def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
+        """Pass on what one read brought, in one write (each is a system call), then look at it."""
+        size, chunked = len(payload), self._framing.chunked
+        begin, end = self._unsent, b""
+        if begin:
+            self._unsent = b""
+        if chunked and size:
+            begin += CHUNK_HEADS[size] if size < len(CHUNK_HEADS) else b"%x\r\n" % size
+            end = b"\r\n"
+        if chunked and trailers is not None:
+            end += self._last_chunk(trailers)
+        if size > LARGE_BYTES:
+            self._client.writelines([begin, payload, end])
+        elif data := begin + payload + end:
+            self._client.write(data)
+        if size:
             self._look_at(payload)
+        if trailers is not None:
+            self._finish()
+
+    def _last_chunk(self, trailers: RawHeaders) -> bytes:
+        if not (trailers and self._facts.accepts_trailers):
+            return LAST_CHUNK
+        fields = [n + b": " + v + b"\r\n" for n, v in trailers if safe_trailer(n, v)]
+        return b"0\r\n%b\r\n" % b"".join(fields)
 
     def _look_at(self, payload: bytes) -> None:
         now = self._now()
@@ -256,7 +267,7 @@ class Exchange:
             self.first_byte_at = now
             self._owner.body_began()
         elif events:
-            self._on_gap(now - self.last_byte_at, events)
+            self._gaps.observe_evenly(now - self.last_byte_at, events)
         self.last_byte_at = now
 
     def facts(self) -> AnswerFacts:
@@ -267,22 +278,8 @@ class Exchange:
             log.exception("what worker %s answered cannot be read", self.url)
             return AnswerFacts()
 
-    def answer_ended(self, trailers: RawHeaders) -> None:
-        assert self._framing is not None
-        if self._framing.chunked:
-            if trailers and self._facts.accepts_trailers:
-                fields = b"".join(
-                    n + b": " + v + b"\r\n" for n, v in trailers if safe_trailer(n, v)
-                )
-                self._out.append(b"0\r\n" + fields + b"\r\n")
-            else:
-                self._out.append(LAST_CHUNK)
-        self.read_ended()
-        self._finish()
-
     def answer_broken(self, error: UpstreamError) -> None:
         self.error = error
-        self.read_ended()
         self._finish()
 
     # -- the client's side -----------------------------------------------------------------
@@ -349,7 +346,7 @@ class Exchange:
         With `error_frame`, and for event streams only, as a last SSE event; otherwise the caller
         must close the connection without the end of the body.
         """
-        if not (error_frame and self.scanner.stream and self._framing and self._framing.chunked):
+        if not (error_frame and self.scanner.stream and self._framing.chunked):
             return False
         assert self.error is not None
         body = error_body(self.error.status, self.error.code, self.error.message)
@@ -360,7 +357,7 @@ class Exchange:
     @property
     def until_close(self) -> bool:
         """True for a body that lasts until close: only a reset can tell a cut from an end."""
-        return self._framing is not None and self._framing.until_close
+        return self._framing.until_close
 
     def _finish(self) -> None:
         self._connection = None

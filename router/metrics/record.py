@@ -148,8 +148,7 @@ class Lasting:
 class WorkerSeries:
     """What is counted of one worker. Take it once, keep it, and drop it with the worker.
 
-    `observe_gap(seconds, count)`: `count` (at least 1) events of a stream came `seconds` after the
-    event before them.
+    `gaps` are the times between the events of streams.
     """
 
     __slots__ = (
@@ -163,7 +162,6 @@ class WorkerSeries:
         "gaps",
         "input_tokens",
         "lasting",
-        "observe_gap",
         "output_tokens",
         "predicted_tokens",
         "prediction_error_tokens",
@@ -176,7 +174,6 @@ class WorkerSeries:
         self.lasting = Lasting(worker.role)
         self.ttft = Histogram(metrics.duration_buckets)
         self.gaps = Histogram(GAP_BUCKETS)
-        self.observe_gap = self.gaps.observe_evenly
         self.attempt_seconds = Histogram(metrics.duration_buckets)
         self.durations: defaultdict[tuple[str, Status], Histogram] = metrics.histograms()
         self.breaker_changes: defaultdict[tuple[str, str], int] = defaultdict(int)

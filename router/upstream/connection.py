@@ -16,7 +16,6 @@ import socket
 from typing import Protocol, cast
 
 import httptools
-import msgspec
 
 from router.errors import StaleConnection, UpstreamError, WorkerCut
 
@@ -32,19 +31,37 @@ LARGE_BYTES = 16 * 1024  # joining what is shorter costs less than telling the k
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-class AnswerHead(msgspec.Struct, gc=False):
+class AnswerHead:
     """Status line and header fields of an answer, as they came.
 
     `content_length` is None where the length is not given up front (chunked, or until close).
     `content_type` and `content_encoding` are in lower case, empty where not said.
     """
 
-    status: int
-    reason: bytes
-    headers: RawHeaders
-    content_length: int | None
-    content_type: bytes = b""
-    content_encoding: bytes = b""
+    __slots__ = (
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "headers",
+        "reason",
+        "status",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        headers: RawHeaders,
+        content_length: int | None,
+        content_type: bytes = b"",
+        content_encoding: bytes = b"",
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.content_length = content_length
+        self.content_type = content_type
+        self.content_encoding = content_encoding
 
 
 class AnswerReceiver(Protocol):
@@ -52,15 +69,14 @@ class AnswerReceiver(Protocol):
 
     def interim_received(self, head: AnswerHead) -> None: ...
 
-    def head_received(self, head: AnswerHead) -> None: ...
-
-    def body_received(self, payload: bytes) -> None: ...
-
-    def read_ended(self) -> None:
-        """All that one read of the socket brought has been told, and the answer goes on."""
+    def head_received(self, head: AnswerHead) -> None:
+        """The rest of what the same read brought follows in `received`."""
         ...
 
-    def answer_ended(self, trailers: RawHeaders) -> None: ...
+    def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
+        """What one read of the socket brought of an answer's body. With trailers, be it none of
+        them, the answer is whole."""
+        ...
 
     def answer_broken(self, error: UpstreamError) -> None: ...
 
@@ -151,8 +167,9 @@ class UpstreamConnection(asyncio.Protocol):
         )
 
     def pause(self) -> None:
-        """Stop reading: the client does not keep up."""
-        if self.transport is not None and not self.closed and self.transport.is_reading():
+        """Stop reading: the client does not keep up. Not once the answer is whole: another
+        exchange may follow, of another client."""
+        if self._receiver is not None and self.transport is not None:
             self.transport.pause_reading()
 
     def resume(self) -> None:
@@ -195,25 +212,18 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
             self._violation = f"a head over {MAX_HEAD_BYTES} bytes"
         if self._violation is not None:
-            self._relay_payloads()
-            broken = f"worker {self.url} broke the HTTP protocol: {self._violation}"
-            self._break(WorkerCut(broken))
-            return
-        if not self._head_complete:
-            return
-        if self._receiver is None:  # the receiver refused the answer while it was parsed
-            self._payloads.clear()
-            return
-        if self._bodiless and not self._complete:
-            # The answer to HEAD: llhttp waits for a body that will never come. Not reused.
-            self._payloads.clear()
-            self._complete = True
-        self._relay_payloads()
-        if self._complete:
-            if self._receiver is not None:
-                self._end()
-        elif self._receiver is not None:
-            self._receiver.read_ended()
+            self._break_protocol(self._violation)
+        elif self._head_complete:
+            payload = self._take_payload()
+            if self._receiver is None:  # it refused the answer while that was parsed
+                return
+            if self._bodiless:
+                # The answer to HEAD: llhttp waits for a body that will never come. Not reused.
+                payload, self._complete = b"", True
+            if self._complete:
+                self._end(payload)
+            else:
+                receiver.received(payload, None)
 
     def eof_received(self) -> None:
         return None
@@ -226,7 +236,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         until_close = self._head_complete and not self._chunked and self._content_length is None
         if until_close and exc is None:
-            self._end()
+            self._end(b"")
         elif self._head_bytes == 0 and self.exchanges > 1:
             self._break(StaleConnection(f"worker {self.url} closed an idle connection"))
         else:
@@ -295,18 +305,18 @@ class UpstreamConnection(asyncio.Protocol):
 
     # -- ends ------------------------------------------------------------------------------
 
-    def _relay_payloads(self) -> None:
+    def _take_payload(self) -> bytes:
+        """What was parsed of the body, in one piece."""
         payloads = self._payloads
         if self._surplus_from is not None:
             del payloads[self._surplus_from :]
-        if not self._head_complete:
-            payloads.clear()
-        if payloads and self._receiver is not None:
-            payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
-            payloads.clear()
-            self._receiver.body_received(payload)
+        if len(payloads) == 1:
+            return payloads.pop()
+        payload = b"".join(payloads)
+        payloads.clear()
+        return payload
 
-    def _end(self) -> None:
+    def _end(self, payload: bytes) -> None:
         receiver, self._receiver = self._receiver, None
         assert receiver is not None
         transport = self.transport
@@ -322,7 +332,13 @@ class UpstreamConnection(asyncio.Protocol):
                 transport.abort()
         else:
             self.resume()
-        receiver.answer_ended(self._trailers)
+        receiver.received(payload, self._trailers)
+
+    def _break_protocol(self, violation: str) -> None:
+        payload = self._take_payload()
+        if self._head_complete and self._receiver is not None:
+            self._receiver.received(payload, None)
+        self._break(WorkerCut(f"worker {self.url} broke the HTTP protocol: {violation}"))
 
     def _break(self, error: UpstreamError) -> None:
         receiver, self._receiver = self._receiver, None

@@ -17,6 +17,7 @@ from router.errors import (
     TotalTimeout,
     WorkerCut,
 )
+from router.metrics.histogram import Histogram
 from router.upstream.connection import AnswerHead, UpstreamConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -86,7 +87,7 @@ class Bench:
         self.on_head = on_head
         self.client = Client()
         self.wire = Wire()
-        self.gaps: list[tuple[float, int]] = []
+        self.gaps = Histogram((0.1, 0.5))
         self.connection = UpstreamConnection("http://worker:1")
         self.connection.connection_made(self.wire)
         self.exchange = Exchange(
@@ -95,7 +96,7 @@ class Bench:
             limits or Limits(first_byte_seconds=5, idle_seconds=2, total_seconds=60),
             ResponseScanner("/generate", True),
             self,
-            lambda seconds, events: self.gaps.append((seconds, events)),
+            self.gaps,
             self.now,
             lambda: self.now,
         )
@@ -335,4 +336,4 @@ async def test_gaps_between_events_are_told_and_the_first_byte_is_remembered():
     bench.now = 101.25
     bench.worker_says(chunk(EVENT))
     assert bench.exchange.first_byte_at == 101.0
-    assert bench.gaps == [(0.25, 1)]
+    assert (bench.gaps.counts(), bench.gaps.total()) == ([0, 1, 0], 0.25)

@@ -25,8 +25,7 @@ async def test_the_fuzzer_finds_a_broken_answer_that_is_ended_properly(
     def ended_all_the_same(exchange: Exchange, error: UpstreamError) -> None:
         exchange.error = error
         if exchange.head is not None:
-            exchange._out.append(b"0\r\n\r\n")
-        exchange.read_ended()
+            exchange._client.write(b"0\r\n\r\n")
         exchange._finish()
 
     monkeypatch.setattr(Exchange, "answer_broken", ended_all_the_same)

@@ -150,7 +150,7 @@ def busy(rig: Rig) -> Rig:
     """A rig in which every metric has at least one sample."""
     series = rig.series()
     rig.choose(0, "cache_aware", "prefix")
-    series.observe_gap(0.05, 2)
+    series.gaps.observe_evenly(0.05, 2)
     series.attempt_ended(500, "worker_status", 0.2)
     rig.metrics.request_received("/generate", "POST")
     rig.metrics.flush_observed(0.002, 10)
@@ -359,7 +359,7 @@ def test_two_methods_to_one_route_share_what_is_told_by_route(rig: Rig) -> None:
 
 
 def test_events_that_came_together_share_their_gap(rig: Rig) -> None:
-    rig.series().observe_gap(0.04, 4)
+    rig.series().gaps.observe_evenly(0.04, 4)
     assert rig.value("trace_router_inter_token_seconds_count") == 4
     assert rig.value("trace_router_inter_token_seconds_sum") == 0.04
     assert rig.value("trace_router_inter_token_seconds_bucket", le="0.0075") == 0

@@ -66,16 +66,10 @@ class Heard:
         if self.refuse is not None:
             self.refuse.abort()
 
-    def body_received(self, payload: bytes) -> None:
-        assert self.heads and self.trailers is None
-        self.calls += 1
+    def received(self, payload: bytes, trailers: list[tuple[bytes, bytes]] | None) -> None:
+        assert self.heads and self.trailers is None and self.error is None
+        self.calls += bool(payload)
         self.body += payload
-
-    def read_ended(self) -> None:
-        assert self.heads and self.trailers is None
-
-    def answer_ended(self, trailers: list[tuple[bytes, bytes]]) -> None:
-        assert self.trailers is None and self.error is None
         self.trailers = trailers
 
     def answer_broken(self, error: UpstreamError) -> None:
@@ -164,6 +158,13 @@ def test_an_answer_sent_before_the_request_was_read_ends_the_connection() -> Non
     connection.data_received(LENGTH)
     assert heard.body == b"hello"
     assert not connection.reusable
+
+
+def test_a_connection_that_has_ended_its_exchange_is_not_paused() -> None:
+    connection, _ = exchange(LENGTH)
+    assert isinstance(connection.transport, FakeTransport)
+    connection.pause()  # the last that was written was more than the client took
+    assert connection.transport.reading
 
 
 def test_the_answer_to_head_ends_with_its_head() -> None:

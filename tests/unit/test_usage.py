@@ -495,7 +495,7 @@ def test_a_long_stream_of_small_events_is_kept_in_little():
     for _ in range(5000):
         tail.feed(event * 3)
     assert len(tail.window()) < TAIL_BYTES + len(event)
-    assert len(tail._buffer) <= 2 * TAIL_BYTES + 3 * len(event)
+    assert sum(map(len, tail._pieces)) <= 2 * TAIL_BYTES + 3 * len(event)
     assert tail.events == 15_000
 
 
