@@ -90,7 +90,7 @@ class Nowhere:
     """A store that takes every record."""
 
     async def write(self, records: Sequence[Record]) -> int:
-        return sum(bool(record.stored()) for record in records)
+        return sum(bool(record.stored) for record in records)
 
 
 class Rig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from tracking.lifecycle import LiveTrace
-from tracking.record import Record, record_key
+from tracking.record import Record
 
 
 def newest_by_id(
@@ -19,7 +19,7 @@ def newest_by_id(
         by_id[record.request_id] = record
     for live in sorted(running, key=lambda live: live.arrived_us):
         trace = live.trace
-        by_id |= dict.fromkeys(filter(None, (trace.engine_request_id, record_key(trace))), live)
+        by_id |= dict.fromkeys(filter(None, (trace.engine_request_id, live.key)), live)
         by_id[trace.request_id] = live
     return by_id
 

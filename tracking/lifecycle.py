@@ -38,28 +38,36 @@ class LiveTrace:
     """A trace while its request runs, owned by the one replica that received the request.
 
     `arrived_us` is the arrival in microseconds since the epoch on the fleet's clock; it is the
-    score of the record in every index. `revision` counts the changes, so that a store can refuse
-    what is older than what it holds. `receipt` is a decision with its JSON, kept by whoever encodes it.
+    score of the record in every index. `key` is the router's own unique key of the trace. `revision`
+    counts the changes, so that a store can refuse what is older than what it holds.
+
+    The others are kept by whoever writes it: `receipt`, a decision with its JSON; `sent_revision`, the
+    last that was encoded for the store (0: none); `wait`, the number of the wait in which it was put.
     """
 
-    __slots__ = ("arrived_us", "detail", "receipt", "revision", "trace")
+    __slots__ = (
+        "arrived_us", "detail", "key", "receipt", "revision", "sent_revision", "terminal", "trace",
+        "wait",
+    )  # fmt: skip
 
     def __init__(self, trace: Trace, arrived_us: int) -> None:
         self.trace = trace
         self.detail = TraceDetail()
+        self.key = trace.key or trace.request_id
         self.arrived_us = arrived_us
         self.revision = 1
+        self.terminal = trace.status in TERMINAL
         self.receipt: tuple[Decision, msgspec.Raw] | None = None
-
-    @property
-    def terminal(self) -> bool:
-        return self.trace.status in TERMINAL
+        self.sent_revision = 0
+        self.wait = 0
 
     def move(self, status: Status) -> None:
         """Take the trace to `status`; raises IllegalTransition where the table says no."""
-        if status not in NEXT[self.trace.status]:
-            raise IllegalTransition(f"{self.trace.status} -> {status} ({self.trace.request_id})")
-        self.trace.status = status
+        trace = self.trace
+        if status not in NEXT[trace.status]:
+            raise IllegalTransition(f"{trace.status} -> {status} ({trace.request_id})")
+        trace.status = status
+        self.terminal = status in TERMINAL
         self.revision += 1
 
     def __repr__(self) -> str:

@@ -13,60 +13,51 @@ from typing import Final
 import msgspec
 
 from tracking.keys import INDEX_TEXT_BYTES, index_text
-from tracking.lifecycle import TERMINAL, LiveTrace
+from tracking.lifecycle import LiveTrace
 from tracking.size import LARGEST_RECORD, LARGEST_ROW, fitted
-from tracking.sums import Finished
+from tracking.sums import MAX_NAME
 from tracking.trace import Attempt, Candidate, Decision, Status, Trace, TraceDetail, join_parts
 
-_encode: Final = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
+_encode: Final = _encoder.encode
+_encode_lines: Final = _encoder.encode_lines
 _OVERHEAD_BYTES = 700  # of the objects around the bytes of a record kept here, measured roughly
-
-
-def record_key(trace: Trace) -> str:
-    """The router's own unique key of a trace."""
-    return trace.key or trace.request_id
 
 
 class Record:
     """One version of one trace, encoded. `fresh`: none was sent to the store before."""
 
     __slots__ = (
-        "arrived_us", "detail", "engine_id", "fresh", "key", "node_id", "owner", "request_id", "revision",
-        "row", "session_id", "size", "status", "tally",
+        "arrived_us", "engine_id", "fresh", "key", "node_id", "owner", "request_id", "revision",
+        "session_id", "size", "status", "stored", "tally", "terminal",
     )  # fmt: skip
 
+    stored: bytes
+    """The record as the store keeps it."""
+    tally: bytes
+    """What a terminal record adds to the statistics, as `write.lua` takes it."""
     size: int
     """Bytes it takes while it is kept here."""
 
     def __init__(self, live: LiveTrace, owner: str, *, fresh: bool = True) -> None:
         trace = live.trace
-        self.key = record_key(trace)
+        self.key = live.key
         self.owner = owner
         self.fresh = fresh
         self.revision = live.revision
         self.arrived_us = live.arrived_us
         self.status: Status = trace.status
+        self.terminal = live.terminal
         self.node_id = trace.node_id
         self.request_id = trace.request_id
         self.engine_id = trace.engine_request_id
         self.session_id = trace.session_id
-        self.tally = _tally(trace, live.detail.decision, live.arrived_us)
-        row, detail = _encoded(trace), _encoded_detail(live)
-        if len(row) + len(detail) > LARGEST_RECORD or len(row) > LARGEST_ROW:
-            row, detail = fitted(trace, live.detail, _encoded)
-        self._keep(row, detail)
+        self._encode(trace, live.detail, _receipt(live))
 
-    def _keep(self, row: bytes, detail: bytes) -> None:
-        self.row, self.detail = row, detail
-        self.size = len(row) + len(detail) + _OVERHEAD_BYTES
-
-    @property
-    def terminal(self) -> bool:
-        return self.status in TERMINAL
-
-    def stored(self) -> bytes:
-        """The record as the store keeps it."""
-        return b"\n".join((self._meta(), self.row, self.detail))
+    def _encode(self, trace: Trace, detail: TraceDetail, receipt: msgspec.Raw | None) -> None:
+        self.stored = _stored(self._meta(), trace, detail, receipt)
+        self.size = len(self.stored) + _OVERHEAD_BYTES
+        self.tally = _tally(trace, self.arrived_us, detail.decision) if self.terminal else b""
 
     def _meta(self) -> bytes:
         session_id = self.session_id or ""
@@ -102,6 +93,14 @@ class Record:
             and len(engine_id) <= INDEX_TEXT_BYTES
         )
 
+    @property
+    def row(self) -> bytes:
+        return self.stored.split(b"\n", 2)[1]
+
+    @property
+    def detail(self) -> bytes:
+        return self.stored.split(b"\n", 2)[2]
+
     def whole(self) -> bytes:
         """The trace object as JSON, row and detail together."""
         return join_parts(self.row, self.detail)
@@ -112,8 +111,7 @@ class Record:
         detail = msgspec.json.decode(self.detail, type=TraceDetail)
         rename_nodes(trace, detail, rename)
         self.node_id = trace.node_id
-        self._keep(_encode(trace), _encode(detail))
-        self.tally = _tally(trace, detail.decision, self.arrived_us)
+        self._encode(trace, detail, None)
 
 
 def rename_running(live: LiveTrace, rename: Callable[[str], str]) -> None:
@@ -135,7 +133,7 @@ def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]
         part.node_id = rename(part.node_id)
 
 
-class _Detail(msgspec.Struct, omit_defaults=True):
+class _Detail(msgspec.Struct, omit_defaults=True, gc=False):
     """A `TraceDetail` whose receipt, most of its bytes, is encoded already."""
 
     attempts: list[Attempt] = []
@@ -144,28 +142,53 @@ class _Detail(msgspec.Struct, omit_defaults=True):
     prefix_hashes: list[str] = []
 
 
-def _encoded_detail(live: LiveTrace) -> bytes:
-    """Most requests are written twice, with one and the same receipt: it is encoded once."""
-    detail, decision = live.detail, live.detail.decision
-    if decision is None:
-        return _encoded(detail)
+def _receipt(live: LiveTrace) -> msgspec.Raw | None:
+    """What is written more than once has one and the same receipt: it is encoded once."""
+    decision = live.detail.decision
+    if decision is None or (live.terminal and live.receipt is None):
+        return None
     if live.receipt is None or live.receipt[0] is not decision:
         live.receipt = decision, msgspec.Raw(_encoded(decision))
-    _, receipt = live.receipt
+    return live.receipt[1]
+
+
+def _stored(meta: bytes, trace: Trace, detail: TraceDetail, receipt: msgspec.Raw | None) -> bytes:
+    part: TraceDetail | _Detail = detail
+    if receipt is not None:
+        part = _Detail(detail.attempts, receipt, detail.prefill_decision, detail.prefix_hashes)
     try:
-        return _encode(
-            _Detail(detail.attempts, receipt, detail.prefill_decision, detail.prefix_hashes)
-        )
+        stored = _encode_lines([msgspec.Raw(meta), trace, part])[:-1]
     except UnicodeEncodeError:
-        return _encoded(detail)
+        stored = b"\n".join((meta, _encoded(trace), _encoded(detail)))
+    if len(stored) > LARGEST_ROW:
+        _, row, rest = stored.split(b"\n", 2)
+        if len(row) > LARGEST_ROW or len(row) + len(rest) > LARGEST_RECORD:
+            return b"\n".join((meta, *fitted(trace, detail, _encoded)))
+    return stored
 
 
-def _tally(trace: Trace, decision: Decision | None, arrived_us: int) -> bytes:
-    """What a terminal record adds to the statistics, as `write.lua` takes it."""
-    if trace.status not in TERMINAL:
-        return b""
-    names = _tally_names(trace.route, trace.routing_policy, trace.model)
-    return names + _encoded(Finished.of(trace, arrived_us, decision))
+def _tally(trace: Trace, arrived_us: int, decision: Decision | None) -> bytes:
+    """Names to count by, and the facts of `sums.Finished`, without an object made of them."""
+    route, policy, model = trace.route, trace.routing_policy, trace.model
+    facts = (
+        arrived_us,
+        trace.node_id,
+        "" if route is None else route[:MAX_NAME],
+        policy,
+        "" if model is None else model[:MAX_NAME],
+        trace.status,
+        trace.queue_seconds,
+        trace.ttft_seconds,
+        trace.duration_seconds,
+        trace.input_tokens,
+        trace.output_tokens,
+        trace.cached_tokens,
+        trace.cache_hit_rate,
+        trace.predicted_cached_tokens,
+        None if decision is None else decision.regret_tokens,
+        "" if decision is None else decision.quality,
+    )
+    return _tally_names(route, policy, model) + _encoded(facts)
 
 
 @lru_cache(maxsize=256)
@@ -173,7 +196,7 @@ def _tally_names(*names: str | None) -> bytes:
     return b"\t".join(map(index_text, names)) + b"\n"
 
 
-def _encoded(part: msgspec.Struct) -> bytes:
+def _encoded(part: object) -> bytes:
     try:
         return _encode(part)
     except UnicodeEncodeError:
@@ -186,6 +209,6 @@ def _scrubbed(value: object) -> object:
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
         return {_scrubbed(k): _scrubbed(v) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_scrubbed(item) for item in value]
     return value

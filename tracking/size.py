@@ -23,7 +23,7 @@ CANDIDATES: Final = 8
 FIRST_ATTEMPTS: Final = 2
 LAST_ATTEMPTS: Final = 6
 
-Encode = Callable[[msgspec.Struct], bytes]
+Encode = Callable[[object], bytes]
 S = TypeVar("S", bound=msgspec.Struct)
 
 

@@ -147,7 +147,7 @@ class TraceStore:
         arguments: list[Argument] = []
         for record in records:
             fresh = b"1" if record.fresh else b""
-            arguments += (record.key, record.stored(), record.tally, fresh)
+            arguments += (record.key, record.stored, record.tally, fresh)
         accepted, _added = cast(list[int], await self._background("write", *arguments))
         return accepted
 

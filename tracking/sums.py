@@ -14,7 +14,6 @@ import msgspec
 
 from tracking.histogram import Histogram, add, observe, quantiles
 from tracking.keys import index_text
-from tracking.trace import Decision, Trace
 
 Kind = Literal["node", "model", "policy", "route"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -22,7 +21,7 @@ Level = Literal["minute", "hour"]
 ALL: Final = "all"  # the kind, and the only name, of the sums over everything
 MAX_NAMES: Final = 64  # of a kind in one minute or hour; models are the clients' words
 OTHER: Final = "other"
-_MAX_NAME: Final = 200  # characters, of what clients write
+MAX_NAME: Final = 200  # characters, of what clients write
 MINUTES_SECONDS: Final = 2 * 3600  # longer windows are read by the hour
 AHEAD_US: Final = 5_000_000  # so far may the clocks of routers be ahead
 _MINUTE: Final[tuple[Level, int]] = ("minute", 60_000_000)
@@ -31,7 +30,8 @@ _QUANTILES: Final = (0.5, 0.9, 0.95, 0.99)
 
 
 class Finished(msgspec.Struct, array_like=True):
-    """The facts of one finished request that are summed up. None and empty: not known."""
+    """The facts of one finished request that are summed up, as `tracking.record` writes them, with
+    route and model of at most `MAX_NAME` characters. None and empty: not known."""
 
     arrived_us: int
     node: str
@@ -49,27 +49,6 @@ class Finished(msgspec.Struct, array_like=True):
     predicted_cached_tokens: int | None = None
     regret_tokens: int | None = None
     quality: str = ""
-
-    @classmethod
-    def of(cls, trace: Trace, arrived_us: int, decision: Decision | None = None) -> Finished:
-        return cls(
-            arrived_us,
-            trace.node_id,
-            (trace.route or "")[:_MAX_NAME],
-            trace.routing_policy,
-            (trace.model or "")[:_MAX_NAME],
-            trace.status,
-            trace.queue_seconds,
-            trace.ttft_seconds,
-            trace.duration_seconds,
-            trace.input_tokens,
-            trace.output_tokens,
-            trace.cached_tokens,
-            trace.cache_hit_rate,
-            trace.predicted_cached_tokens,
-            None if decision is None else decision.regret_tokens,
-            "" if decision is None else decision.quality,
-        )
 
 
 class Sums(msgspec.Struct, omit_defaults=True):

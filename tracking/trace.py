@@ -13,9 +13,8 @@ Made for each request and plain data, the structs here are none of the garbage c
 
 from __future__ import annotations
 
-from functools import lru_cache
 from time import gmtime
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -171,16 +170,31 @@ def join_parts(row: bytes, detail: bytes) -> bytes:
     return row[:-1] + b"," + detail[1:]
 
 
+class _Last:
+    """What was asked for last: many times are of the same millisecond, and nearly all of the same second.
+    Number and text are replaced together, since threads may ask."""
+
+    __slots__ = ("ms", "second")
+
+    def __init__(self) -> None:
+        self.ms = self.second = (-1, "")
+
+
+_last: Final = _Last()
+_MILLISECONDS: Final = [".%03dZ" % ms for ms in range(1000)]
+
+
 def rfc3339(unix_us: int) -> str:
     """Microseconds since the epoch as `2025-07-28T10:26:31.123Z`."""
-    return _milliseconds(unix_us // 1000)
-
-
-@lru_cache(maxsize=64)  # three times a request, and mostly of a few milliseconds
-def _milliseconds(unix_ms: int) -> str:
-    return "%s.%03dZ" % (_whole_seconds(unix_ms // 1000), unix_ms % 1000)
-
-
-@lru_cache(maxsize=16)
-def _whole_seconds(unix_seconds: int) -> str:
-    return "%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(unix_seconds)[:6]
+    last: _Last = _last
+    ms = unix_us // 1000
+    known, text = last.ms
+    if ms != known:
+        second = ms // 1000
+        known, text = last.second
+        if second != known:
+            text = "%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(second)[:6]
+            last.second = second, text
+        text = f"{text}{_MILLISECONDS[ms % 1000]}"
+        last.ms = ms, text
+    return text

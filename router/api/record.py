@@ -80,7 +80,7 @@ class RequestRecord:
             trace.session_id = identifier(facts.routing_key)
         trace.engine_request_id = facts.engine_request_id
         live.detail.prefix_hashes = [
-            f"{prefix:016x}" for prefix in landmarks(facts.blocks, PREFIX_HASH_LIMIT)
+            prefix.to_bytes(8).hex() for prefix in landmarks(facts.blocks, PREFIX_HASH_LIMIT)
         ]
 
     def prefilling(self, leg: Leg, now: float) -> None:
@@ -126,8 +126,11 @@ class RequestRecord:
             worker.node_id,
             worker.url,
             rfc3339(began_us),
-            leg=kind,
-            worker_origin=worker.origin,
+            None,
+            None,
+            None,
+            kind,
+            worker.origin,
         )
         self.live.detail.attempts.append(leg.attempt)
         if self._csv is not None:
@@ -158,7 +161,8 @@ class RequestRecord:
         if trace.stream and first_byte_at is not None:
             trace.ttft_seconds = rounded(first_byte_at - self.arrived)
         if answer.cached_tokens is not None and answer.input_tokens:
-            trace.cache_hit_rate = round(min(1.0, answer.cached_tokens / answer.input_tokens), 4)
+            rate = min(1.0, answer.cached_tokens / answer.input_tokens)
+            trace.cache_hit_rate = int(rate * 1e4 + 0.5) / 1e4
             trace.cache_source = "engine"
 
     def ended(

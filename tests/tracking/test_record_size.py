@@ -88,7 +88,7 @@ def test_no_record_is_larger_than_its_limit_and_the_outcome_is_kept(
     before = msgspec.to_builtins(one.detail)
     made = Record(one, "a/1")
     assert len(made.row) + len(made.detail) <= LARGEST_RECORD
-    assert len(made.stored()) <= LIMIT
+    assert len(made.stored) <= LIMIT
     whole = shown(made)
     assert (whole["key"], whole["status"], whole["http_status"]) == ("k", "completed", 502)
     assert whole["error"]["type"] == "worker_status"

@@ -262,7 +262,7 @@ async def test_a_slow_store_gets_several_calls_at_once_and_every_flush_waits_for
     bench.sink.slow.clear()
     for i in range(250):
         bench.writer.put(live(f"k{i}"))
-    await bench.until(lambda: bench.sink.calls == 3)
+    await bench.until(lambda: bench.sink.calls == 4)
     waiting = asyncio.create_task(bench.writer.flush(PATIENCE_SECONDS))
     await asyncio.sleep(0.02)
     assert not waiting.done()
