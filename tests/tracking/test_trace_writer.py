@@ -114,6 +114,30 @@ async def test_a_short_request_is_written_once_when_it_is_over(bench):
     assert bench.flushes[0][1] == 1
 
 
+async def test_what_runs_is_written_after_one_whole_wait_and_what_has_ended_before(bench):
+    bench.writer.put(live("first"))
+    await asyncio.sleep(0)  # the wait has begun
+    bench.writer.put(live("running", status="processing"))
+    bench.writer.put(live("ended"))
+    await bench.until(lambda: len(bench.sink.records) == 3)
+    assert [[r.key for r in batch] for batch in bench.sink.batches] == [
+        ["first", "ended"], ["running"],
+    ]  # fmt: skip
+
+
+async def test_as_many_short_requests_as_a_batch_holds_are_each_written_once(bench):
+    bench.writer.put(live("first"))
+    await asyncio.sleep(0)
+    many = [live(f"k{i}", status="queued") for i in range(64)]
+    for one in many:
+        bench.writer.put(one)
+    await asyncio.sleep(0)
+    for one in many:
+        bench.writer.put(finish(one))
+    await bench.until(lambda: len(bench.sink.records) >= 65)
+    assert sorted(bench.sink.keys) == sorted(["first", *(one.key for one in many)])
+
+
 async def test_batches_are_bounded_and_keep_the_order(bench):
     for i in range(250):
         bench.writer.put(live(f"k{i:03}"))
