@@ -35,7 +35,7 @@ HOT: Final = tuple(
     for package, names in {
         "router": "caches clock fleet member models",
         "router/api": (
-            "access connection dispatch forwarding gate inference leg record relay request"
+            "access connection dispatch forwarding gate incoming inference leg record relay request"
             " request_log routing sending watch"
         ),
         "router/core": (

@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-import msgspec
-
 from router.api.forwarding import Forwarding, Pairs
 from router.api.held import HeldExchange, MergingExchange
 from router.api.incoming import Incoming
@@ -168,18 +166,18 @@ class PairRun(Run):
 
     def pick(self, group: Group, tried: Collection[Worker], now: float) -> Leg:
         """A worker that the request names is meant for the part that this worker can do."""
-        facts, target = self.facts, self.facts.target_worker
+        target = self.facts.target_worker
         if target is not None and any(
             worker.node_id == target
             for other in (self.pairs.prefill, self.pairs.decode)
             if other is not group
             for worker in other.workers
         ):
-            self.facts = msgspec.structs.replace(facts, target_worker=None)
+            self.facts.target_worker = None
         try:
             return super().pick(group, tried, now)
         finally:
-            self.facts = facts
+            self.facts.target_worker = target
 
     async def attempt(self) -> None:
         """The decode worker's answer, relayed; or why it was not: it is in `exchange` then."""

@@ -118,20 +118,20 @@ class Dispatcher:
             return refused(client, request, error, own)
         ids = None if self._spans is None else self._spans.begin(headers)
         incoming = Incoming(
-            request=request,
-            client=client,
-            target=target,
-            path=path,
-            label=forwarded.label,
-            generates=forwarded.generates or method in READING,
-            request_id=request_id,
-            key=key,
-            trace_id=w3c_trace_id(headers.get("traceparent")) if ids is None else ids.trace_id,
-            trace_label=label(headers.get("x-trace-label")),
-            span_ids=ids,
-            answer_headers=own,
-            arrived=arrived,
-            arrived_us=arrived_us,
+            request,
+            client,
+            target,
+            path,
+            forwarded.label,
+            forwarded.generates or method in READING,
+            request_id,
+            key,
+            w3c_trace_id(headers.get("traceparent")) if ids is None else ids.trace_id,
+            label(headers.get("x-trace-label")),
+            ids,
+            own,
+            arrived,
+            arrived_us,
         )
         return run_of(self._forwarding, incoming).run()
 

@@ -30,7 +30,7 @@ class BadBody(ValueError):
     """A body that must be a JSON object and is none. The message may be shown to the client."""
 
 
-class RequestFacts(msgspec.Struct, kw_only=True, gc=False):
+class RequestFacts:
     """What policies and traces may know of a request.
 
     `blocks` are the chained hashes of the text it is routed by and `text_bytes` that text's
@@ -39,19 +39,51 @@ class RequestFacts(msgspec.Struct, kw_only=True, gc=False):
     it is an alias.
     """
 
-    route: str
-    model: str | None = None
-    served_model: str | None = None
-    stream: bool = False
-    blocks: list[int] = []
-    text_bytes: int = 0
-    input_tokens: int = 0
-    max_tokens: int | None = None
-    sequences: int = 1
-    engine_request_id: str | None = None
-    session_id: str | None = None
-    routing_key: str | None = None
-    target_worker: str | None = None
+    __slots__ = (
+        "blocks",
+        "engine_request_id",
+        "input_tokens",
+        "max_tokens",
+        "model",
+        "route",
+        "routing_key",
+        "sequences",
+        "served_model",
+        "session_id",
+        "stream",
+        "target_worker",
+        "text_bytes",
+    )
+
+    def __init__(
+        self,
+        route: str,
+        model: str | None = None,
+        served_model: str | None = None,
+        stream: bool = False,
+        blocks: list[int] | None = None,
+        text_bytes: int = 0,
+        input_tokens: int = 0,
+        max_tokens: int | None = None,
+        sequences: int = 1,
+        engine_request_id: str | None = None,
+        session_id: str | None = None,
+        routing_key: str | None = None,
+        target_worker: str | None = None,
+    ) -> None:
+        self.route = route
+        self.model = model
+        self.served_model = served_model
+        self.stream = stream
+        self.blocks = [] if blocks is None else blocks
+        self.text_bytes = text_bytes
+        self.input_tokens = input_tokens
+        self.max_tokens = max_tokens
+        self.sequences = sequences
+        self.engine_request_id = engine_request_id
+        self.session_id = session_id
+        self.routing_key = routing_key
+        self.target_worker = target_worker
 
 
 class Message(msgspec.Struct, gc=False):
@@ -130,20 +162,22 @@ def read_facts(
             model = _name(form_model(body), MODEL_CHARACTERS)
         served = aliases.get(model or "")
     text = b"" if text_of is None or fields is _NO_BODY else text_of(fields)
+    ids, params = _token_ids(fields), fields.sampling_params
+    sampling = params if isinstance(params, dict) else None
     return RequestFacts(
-        route=route,
-        model=model,
-        served_model=served,
-        stream=fields.stream is True,
-        blocks=block_hashes(text, served or model) if text else [],
-        text_bytes=len(text),
-        input_tokens=_input_tokens(fields, text),
-        max_tokens=_max_tokens(fields),
-        sequences=_sequences(fields),
-        engine_request_id=None if fields.rid is None else identifier(fields.rid),
-        session_id=_given(headers, "x-session-id") or _session(fields.session_params),
-        routing_key=_routing_key(headers.get("x-smg-routing-key")),
-        target_worker=_given(headers, "x-smg-target-worker"),
+        route,
+        model,
+        served,
+        fields.stream is True,
+        block_hashes(text, served or model) if text else [],
+        len(text),
+        _input_tokens(text, ids),
+        _max_tokens(fields, sampling),
+        _sequences(fields, sampling, ids),
+        None if fields.rid is None else identifier(fields.rid),
+        _given(headers, "x-session-id") or _session(fields.session_params),
+        _routing_key(headers),
+        _given(headers, "x-smg-target-worker"),
     )
 
 
@@ -197,10 +231,11 @@ def _say(messages: Messages | None, texts: list[str]) -> None:
         if isinstance(message, str):
             texts.append(message)
             continue
-        if isinstance(message.content, str):
-            texts.append(message.content)
-        elif message.content is not None:
-            texts.extend(_content(message.content))
+        content = message.content
+        if isinstance(content, str):
+            texts.append(content)
+        elif content is not None:
+            texts.extend(_content(content))
         if message.reasoning_content is not None:
             texts.extend(_content(message.reasoning_content))
         if message.arguments is not None:
@@ -239,7 +274,7 @@ def _completions(body: Body) -> bytes:
 def _generate(body: Body) -> bytes:
     if body.text is not None:
         return _bytes(_prompts(body.text))
-    ids = bytes(body.input_ids)
+    ids = _token_ids(body)
     return ids.translate(_COMMA_TO_SPACE, _BRACKETS_AND_SPACE) if ids.startswith(b"[") else b""
 
 
@@ -273,7 +308,7 @@ def _prompts(prompt: object) -> Iterator[str]:
 
 
 def _bytes(parts: Iterable[str]) -> bytes:
-    return " ".join(filter(None, parts)).encode("utf-8", "surrogatepass")
+    return " ".join([part for part in parts if part]).encode("utf-8", "surrogatepass")
 
 
 JSON_ROUTES: Final[dict[str, Callable[[Body], bytes]]] = {
@@ -307,14 +342,13 @@ def identifier(value: object) -> str | None:
 
 
 def _given(headers: Mapping[str, str], name: str) -> str | None:
-    value = headers.get(name)
-    return None if value is None else identifier(value)
+    return identifier(headers[name]) if name in headers else None
 
 
-def _routing_key(value: str | None) -> str | None:
-    if value is None:
+def _routing_key(headers: Mapping[str, str]) -> str | None:
+    if "x-smg-routing-key" not in headers:
         return None
-    key = _name(value, ROUTING_KEY_BYTES)
+    key = _name(headers["x-smg-routing-key"], ROUTING_KEY_BYTES)
     return key if key is not None and len(key.encode()) <= ROUTING_KEY_BYTES else None
 
 
@@ -326,15 +360,20 @@ def _count(value: object) -> int | None:
     return value if type(value) is int and 0 < value < LARGEST_COUNT else None
 
 
-def _input_tokens(body: Body, text: bytes) -> int:
-    if body.text is None and len(body.input_ids):
+def _token_ids(body: Body) -> bytes:
+    """The prompt's, or prompts', as they were sent; empty where there is a text or nothing."""
+    return bytes(body.input_ids) if body.text is None and len(body.input_ids) else b""
+
+
+def _input_tokens(text: bytes, ids: bytes) -> int:
+    if ids:
         return text.count(b" ") + 1 if text else 0
     return -(-len(text) // BYTES_PER_TOKEN)
 
 
-def _max_tokens(body: Body) -> int | None:
-    if isinstance(body.sampling_params, dict):
-        return _count(body.sampling_params.get("max_new_tokens"))
+def _max_tokens(body: Body, sampling: dict[str, object] | None) -> int | None:
+    if sampling is not None:
+        return _count(sampling.get("max_new_tokens"))
     return (
         _count(body.max_completion_tokens)
         or _count(body.max_tokens)
@@ -342,13 +381,12 @@ def _max_tokens(body: Body) -> int | None:
     )
 
 
-def _sequences(body: Body) -> int:
+def _sequences(body: Body, sampling: dict[str, object] | None, ids: bytes) -> int:
     prompts = 1
     for prompt in (body.prompt, body.text):
         if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
             prompts = len(prompt)
-    if body.text is None and len(body.input_ids):
-        prompts = max(1, bytes(body.input_ids).count(b"[") - 1)
-    params = body.sampling_params
-    n = _count(params.get("n") if isinstance(params, dict) else body.n)
+    if ids:
+        prompts = max(1, ids.count(b"[") - 1)
+    n = _count(body.n if sampling is None else sampling.get("n"))
     return prompts * (n or 1)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from math import inf, log2
 from random import Random
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -207,6 +206,6 @@ def test_an_index_without_room_remembers_no_ages() -> None:
 
 def test_the_facts_of_a_request_are_not_changed() -> None:
     index, asked = PrefixIndex(1 << 24), prompt("as it was")
-    before = msgspec.structs.asdict(asked)
+    before = [*asked.blocks], asked.text_bytes
     index.send(asked, "a", 0, index.ages.marks(asked.blocks)).not_computed()
-    assert msgspec.structs.asdict(asked) == before
+    assert (asked.blocks, asked.text_bytes) == before
