@@ -35,8 +35,8 @@ HOT: Final = tuple(
     for package, names in {
         "router": "caches clock fleet member models",
         "router/api": (
-            "access connection dispatch forwarding gate incoming inference leg record relay request"
-            " request_log routing sending watch"
+            "access connection dispatch forwarding gate incoming inference known_head leg record relay"
+            " request request_log routing sending watch"
         ),
         "router/core": (
             "admission ages answers breaker engines evictions facts followers headers health ids"

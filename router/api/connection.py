@@ -20,12 +20,14 @@ from aiohttp import web
 
 from router.api.guard import CLOSE, ConnectionLimits, has_left, raw_error, say_goodbye
 from router.api.guest import Guest, GuestTransport
+from router.api.known_head import MOST_DIGITS, KnownHead, known_head
 from router.api.relay import Exchange
-from router.api.request import RawHeaders, Request
+from router.api.request import Header, Request, by_name
 
 LINGER_SECONDS: Final = 10.0  # for the rest of a body that nobody wants
 AHEAD_BYTES: Final = 64 * 1024  # of requests that are sent before their turn: then reading stops
 AHEAD_REQUESTS: Final = 32
+HEADS_TO_KNOW: Final = 4  # tries, of a connection: some clients never repeat themselves
 SLOW_CLIENT_CLOSE_SECONDS: Final = 30.0  # a broken answer's rest is offered this long, then reset
 NO_LINGER: Final = struct.pack("ii", 1, 0)
 
@@ -68,7 +70,9 @@ class ClientConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_open",
         "_headers",
+        "_heads_to_know",
         "_host",
+        "_known",
         "_lingering",
         "_loop",
         "_oversized",
@@ -107,7 +111,9 @@ class ClientConnection(asyncio.Protocol):
         self._ahead_bytes = 0
         self._read_paused = False
         self._target = b""
-        self._headers: RawHeaders = []
+        self._headers: list[Header] = []
+        self._known: KnownHead | None = None
+        self._heads_to_know = HEADS_TO_KNOW
 
     # -- asyncio ---------------------------------------------------------------------------
 
@@ -138,23 +144,37 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._oversized = self._head_bytes + len(data) > self._host.limits.max_header_bytes
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as switch:
-            self._stay_with_http1(data[switch.args[0] :])
+        between = self._reading is None and not self._head_open and not self._waiting
+        request = self._known.again(self, data) if between and self._known is not None else None
+        if request is not None:
+            self._waiting.append(request)
+        elif not self._parse(data):
             return
-        except httptools.HttpParserError as error:
-            if not self._deaf:  # else it came behind the last request of this connection
-                self._malformed(str(error))
-        if self._head_open:
-            self._count_head(len(data))
+        elif between and self._waiting and self._heads_to_know:
+            self._heads_to_know -= 1
+            limit = self._host.limits.max_header_bytes - MOST_DIGITS
+            self._known = known_head(self._waiting[0], data, limit) or self._known
         if self._current is not None:
             self._current.wake()
             if self._waiting:
                 self._count_ahead(len(data))
         elif self._lingering is None or self._lingering.whole:
             self._go_on()
+
+    def _parse(self, data: bytes) -> bool:
+        """False where another parser has been fed, and all is seen to."""
+        self._oversized = self._head_bytes + len(data) > self._host.limits.max_header_bytes
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as switch:
+            self._stay_with_http1(data[switch.args[0] :])
+            return False
+        except httptools.HttpParserError as error:
+            if not self._deaf:  # else it came behind the last request of this connection
+                self._malformed(str(error))
+        if self._head_open:
+            self._count_head(len(data))
+        return True
 
     def eof_received(self) -> None:
         # Without this the transport would first wait until the client has read what is left.
@@ -202,8 +222,9 @@ class ClientConnection(asyncio.Protocol):
             parser.get_method().decode(),
             self._target,
             self._headers,
-            http11=parser.get_http_version() == "1.1",
-            keep_alive=parser.should_keep_alive(),
+            by_name(self._headers),
+            parser.get_http_version() == "1.1",
+            parser.should_keep_alive(),
         )
         if self._oversized and self._too_large(len(request.raw_head())):
             return
@@ -245,7 +266,8 @@ class ClientConnection(asyncio.Protocol):
             self._malformed("this is no tunnel")
             return
         http11 = self._parser.get_http_version() == "1.1"
-        asked = Request(self, method, self._target, self._headers, http11=http11, keep_alive=True)
+        named = by_name(self._headers)
+        asked = Request(self, method, self._target, self._headers, named, http11, True)
         self._parser = httptools.HttpRequestParser(self)
         self.data_received(asked.raw_head(without=b"upgrade") + rest)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from router.errors import BadRequest, ExpectationFailed, TooLarge
 
-RawHeaders = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+RawHeaders = Sequence[Header]
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 NAMES_KEPT: Final = 1024  # clients name headers as they like; each client does it always alike
@@ -53,7 +54,7 @@ class Request:
         method: str,
         target: bytes,
         raw_headers: RawHeaders,
-        *,
+        headers: Mapping[str, str],
         http11: bool,
         keep_alive: bool,
     ) -> None:
@@ -61,10 +62,10 @@ class Request:
         self.method = method
         self.target = target
         self.raw_headers = raw_headers
-        self.headers = by_name(raw_headers)
+        self.headers = headers
         self.http11 = http11
         self.keep_alive = keep_alive
-        self.chunked = "transfer-encoding" in self.headers
+        self.chunked = "transfer-encoding" in headers
         self.whole = False
         self.broken: str | None = None  # why the rest of the body cannot be read
         self.size = 0  # of the body so far

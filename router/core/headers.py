@@ -65,6 +65,8 @@ CONNECTION: Final = b"connection"
 UNSOUND_REQUEST: Final = "the head of the request has characters that must not be in it"
 UNSOUND_ANSWER: Final = "the worker's answer has control characters in its headers"
 END: Final = (b"", b"")  # the empty line, when lines are joined
+# Of a request's lines, those that are kept no longer than it takes.
+SECRET: Final = frozenset((AUTHORIZATION, b"cookie", b"proxy-authorization", b"x-api-key"))
 LINES_KEPT: Final = 1024
 LINE_KEPT_BYTES: Final = 512
 GOES: Final = b""  # the line of a header that does not go on
@@ -209,7 +211,8 @@ class HeaderRules:
             line = name + b": " + value
             if not _sound(line):
                 raise BadRequest(UNSOUND_REQUEST)
-        _keep(self._in_requests, header, line, len(name) + len(value))
+        if lowered not in SECRET:
+            _keep(self._in_requests, header, line, len(name) + len(value))
         return line
 
     def response_head(

@@ -55,6 +55,28 @@ async def test_requests_for_workers_and_for_us_share_a_connection_in_any_order(a
     assert app.listener.server.connections == []
 
 
+async def test_a_head_that_comes_again_with_another_length_brings_its_own_body(
+    app: App, worker: InProcessWorker
+):
+    bodies = [body(padding="x" * size) for size in (0, 7, 0, 100, 5000)]
+    async with await RawConnection.connect(app.port) as client:
+        for content in bodies:
+            await client.send(theirs("same", content))
+            assert (await client.read_response()).status == 200
+        (connection,) = app.listener._open
+        assert connection._known is not None
+        await client.send(OURS)
+        assert (await client.read_response()).status == 200
+        await client.send(b"POST /v1/traces/batch" + theirs("same")[len("POST /generate") :])
+        assert (await client.read_response()).status == 501
+        await client.send(theirs("same", b"{")[:-1])
+        await client.send(b"{" + theirs("same", bodies[0]))
+        assert (await client.read_response()).status == 400
+        assert (await client.read_response()).status == 200
+    records = worker.sim.records.list("/generate")
+    assert [record.body_bytes for record in records] == [len(b) for b in (*bodies, bodies[0])]
+
+
 async def test_all_that_was_sent_ahead_is_answered_in_order(app: App):
     async with await RawConnection.connect(app.port) as client:
         await client.send(OURS + theirs("a") + OURS + OURS + theirs("b"))
