@@ -39,7 +39,7 @@ HOT: Final = tuple(
             " request request_log routing sending watch"
         ),
         "router/core": (
-            "admission ages answers breaker engines evictions facts followers headers health ids"
+            "admission ages answers breaker engines evictions facts followers headers health ids kept"
             " model_names outcome paths prefill prefix prefix_news retry rid shared_load splice sse"
             " usage worker"
         ),

@@ -27,6 +27,7 @@ from router.api.request_log import RequestLog
 from router.api.routing import Match, MethodNotAllowed, RouteTable, check_path, split_target
 from router.clock import Clock
 from router.core.ids import label, request_identity, uuid7, w3c_trace_id
+from router.core.kept import keep
 from router.core.paths import Forwarded, ForwardPaths
 from router.errors import BadRequest, InternalError, NotFound, RouterError
 from router.metrics.record import Metrics
@@ -37,6 +38,17 @@ log = logging.getLogger("router.requests")
 UNKNOWN_ROUTE = "unknown"
 READING = ("GET", "HEAD")
 TRACED = ("POST", "GET", "PUT", "PATCH", "DELETE", "HEAD")
+
+
+class Place:
+    """What a request's target asks for: `target` and `path` for a worker, where it is `forwarded`."""
+
+    __slots__ = ("forwarded", "path", "target")
+
+    def __init__(self, target: str, path: str, forwarded: Forwarded | None) -> None:
+        self.target = target
+        self.path = path
+        self.forwarded = forwarded
 
 
 class Dispatcher:
@@ -62,7 +74,8 @@ class Dispatcher:
         self._forwarding = forwarding
         self._access = access
         lowered = (name.lower() for name in request_id_headers)
-        self._id_headers = [name for name in lowered if name != "x-request-id"]
+        self._id_headers = ["x-request-id", *(name for name in lowered if name != "x-request-id")]
+        self._places: dict[bytes, Place] = {}
         self._cors = cors
         self._metrics = metrics
         self._request_log = request_log
@@ -79,24 +92,33 @@ class Dispatcher:
 
         None for requests that are not for workers.
         """
-        target = request.target.decode("utf-8", "surrogateescape")
+        place = self._places.get(request.target)
+        if place is None:
+            place = self._find(request.target)
+        if place.forwarded is None or request.method not in TRACED:
+            return None
+        return self._begin(request, client, place, place.forwarded)
+
+    def _find(self, asked: bytes) -> Place:
+        """Where this target leads to. Most requests have one of a few, so that is kept."""
+        target = asked.decode("utf-8", "surrogateescape")
+        place = Place(target, "", None)
         try:
             path, _ = split_target(target)
         except BadRequest:
-            return None
+            return place
         forwarded = self._paths.find(path)
-        if forwarded is None or request.method not in TRACED:
-            return None
-        if not target.startswith("/"):
+        if forwarded is not None and not target.startswith("/"):
             target = target[target.index(path) :]
-        return self._begin(request, client, target, path, forwarded)
+        place = Place(target, path, forwarded)
+        keep(self._places, asked, place, len(asked))
+        return place
 
     def _begin(
         self,
         request: Request,
         client: ClientConnection,
-        target: str,
-        path: str,
+        place: Place,
         forwarded: Forwarded,
     ) -> Coroutine[Any, Any, bool]:
         arrived = self._clock.now()
@@ -104,14 +126,14 @@ class Dispatcher:
         key = uuid7(arrived_us, self._random_bits)
         headers, method = request.headers, request.method
         request_id, replaced = self._identify(headers, key)
-        own = b"X-Request-Id: %b\r\n" % request_id.encode()
+        own = b"X-Request-Id: " + request_id.encode() + b"\r\n"
         if replaced is not None:
             own += b"X-Request-Id-Replaced: 1\r\n"
         if self._cors is not None:
             own += lines(self._cors.headers(headers.get("origin")))
         try:
             if not forwarded.generates:  # else it is a path that we know, letter for letter
-                check_path(path)
+                check_path(place.path)
             self._access.check("key", headers.get("authorization"))
         except RouterError as error:
             self._count(method, forwarded.label, error.status, error.code, arrived, request_id)
@@ -120,8 +142,8 @@ class Dispatcher:
         incoming = Incoming(
             request,
             client,
-            target,
-            path,
+            place.target,
+            place.path,
             forwarded.label,
             forwarded.generates or method in READING,
             request_id,

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from router.core.kept import keep
 from router.core.worker import Worker
 from router.errors import BadRequest, WorkerCut
 
@@ -67,8 +68,6 @@ UNSOUND_ANSWER: Final = "the worker's answer has control characters in its heade
 END: Final = (b"", b"")  # the empty line, when lines are joined
 # Of a request's lines, those that are kept no longer than it takes.
 SECRET: Final = frozenset((AUTHORIZATION, b"cookie", b"proxy-authorization", b"x-api-key"))
-LINES_KEPT: Final = 1024
-LINE_KEPT_BYTES: Final = 512
 GOES: Final = b""  # the line of a header that does not go on
 CR, LF, NUL, SPACE = b"\r\n\0 "
 
@@ -197,7 +196,7 @@ class HeaderRules:
         line = b"%b %b HTTP/1.1" % (method.encode(), path)
         if not _sound(line) or SPACE in path or not path.startswith(b"/"):
             raise BadRequest(UNSOUND_REQUEST)
-        _keep(self._request_lines, (method, target), line, len(line))
+        keep(self._request_lines, (method, target), line, len(line))
         return line
 
     def _of_request(self, header: Header, lowered: bytes) -> bytes:
@@ -212,7 +211,7 @@ class HeaderRules:
             if not _sound(line):
                 raise BadRequest(UNSOUND_REQUEST)
         if lowered not in SECRET:
-            _keep(self._in_requests, header, line, len(name) + len(value))
+            keep(self._in_requests, header, line, len(name) + len(value))
         return line
 
     def response_head(
@@ -276,7 +275,7 @@ class HeaderRules:
         line = b"HTTP/1.1 %d %b" % (status, reason)
         if not _sound(line):
             raise WorkerCut(UNSOUND_ANSWER)
-        _keep(self._status_lines, (status, reason), line, len(line))
+        keep(self._status_lines, (status, reason), line, len(line))
         return line
 
     def _of_answer(self, header: Header, lowered: bytes) -> bytes:
@@ -286,16 +285,8 @@ class HeaderRules:
             line = name + b": " + value
             if not _sound(line):
                 raise WorkerCut(UNSOUND_ANSWER)
-        _keep(self._in_answers, header, line, len(name) + len(value))
+        keep(self._in_answers, header, line, len(name) + len(value))
         return line
-
-
-def _keep(lines: dict[Any, bytes], of: object, line: bytes, size: int) -> None:
-    """Keep what `of` (`size` bytes) became; not more than a little memory can hold."""
-    if size <= LINE_KEPT_BYTES:
-        if len(lines) >= LINES_KEPT:
-            lines.clear()
-        lines[of] = line
 
 
 def _not_claimed(lines: list[bytes], connection: bytes) -> list[bytes]:

@@ -29,18 +29,13 @@ def request_identity(
 ) -> tuple[str, str | None]:
     """The id of a request, and the one that was given where that cannot be taken.
 
-    It is that of `X-Request-Id`, else of the first header of `names` there is. `headers` is asked for
-    lower-case names. An empty header is none. `minted` is used where no id is given, or one that is
-    not acceptable.
+    It is that of the first header of `names` there is. `headers` is asked for lower-case names. An empty
+    header is none. `minted` is used where no id is given, or one that is not acceptable.
     """
-    given = headers.get("x-request-id")
-    if not given:
-        for name in names:
-            if given := headers.get(name):
-                break
-        else:
-            return minted, None
-    return (given, None) if acceptable(given) else (minted, given)
+    for name in names:
+        if name in headers and (given := headers[name]):
+            return (given, None) if acceptable(given) else (minted, given)
+    return minted, None
 
 
 def uuid7(unix_us: int, random_bits: Callable[[int], int]) -> str:

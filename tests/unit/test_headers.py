@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.headers import LINE_KEPT_BYTES, LINES_KEPT, HeaderRules
+from router.core.headers import HeaderRules
+from router.core.kept import MOST_BYTES, MOST_KEPT
 from router.core.worker import Worker, WorkerUrlError
 from router.errors import BadRequest, WorkerCut
 
@@ -401,15 +402,15 @@ def test_whatever_a_worker_says_the_client_gets_one_well_formed_head(raw) -> Non
 
 def test_whatever_comes_the_memory_of_lines_is_bounded() -> None:
     rules = HeaderRules()
-    for number in range(LINES_KEPT + 10):
+    for number in range(MOST_KEPT + 10):
         text = b"%d" % number
-        for raw in ((b"Accept", text), (b"X-Gone", text), (b"X-Gone", text * LINE_KEPT_BYTES)):
+        for raw in ((b"Accept", text), (b"X-Gone", text), (b"X-Gone", text * MOST_BYTES)):
             assert (b"Accept: " + text in sent(raw, rules=rules)) == (raw[0] == b"Accept")
             assert (raw[0] + b": " + raw[1]) in told(raw, rules=rules, reason=text)
         assert sent(rules=rules, target=f"/{number}")[0] == b"POST /%b HTTP/1.1" % text
     kept = (rules._in_requests, rules._in_answers, rules._request_lines, rules._status_lines)
-    assert all(0 < len(lines) <= LINES_KEPT for lines in kept)
-    assert all(len(n) + len(v) <= LINE_KEPT_BYTES for lines in kept[:2] for n, v in lines)
+    assert all(0 < len(lines) <= MOST_KEPT for lines in kept)
+    assert all(len(n) + len(v) <= MOST_BYTES for lines in kept[:2] for n, v in lines)
 
 
 def test_an_evil_line_is_refused_again_and_again() -> None:

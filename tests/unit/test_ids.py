@@ -19,12 +19,12 @@ from router.core.ids import (
     w3c_trace_id,
 )
 
-OTHERS = ("X-Correlation-ID", "X-Trace-Id")
+NAMES = ("x-request-id", "x-correlation-id", "x-trace-id")
 
 
 def identity(**headers: str) -> tuple[str, str | None]:
     sent = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    return request_identity(sent, OTHERS, "minted")
+    return request_identity(sent, NAMES, "minted")
 
 
 @pytest.mark.parametrize(
