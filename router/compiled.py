@@ -49,7 +49,7 @@ HOT: Final = tuple(
             " power_of_two prefix_hash random receipt round_robin shortest_queue weighted"
         ),
         "router/upstream": "connection pool pools",
-        "tracking": "lifecycle record trace writer",
+        "tracking": "lifecycle lines record trace writer",
     }.items()
     for name in names.split()
 )

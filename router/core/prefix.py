@@ -68,8 +68,11 @@ def landmarks(blocks: Sequence[int], limit: int) -> list[int]:
     """The hashes at every 2 KiB and at the end, at most `limit`: a prefix in few words."""
     if not blocks:
         return []
-    ends = _LANDMARKS[: bisect_left(_LANDMARKS, len(blocks))]
-    marked = [blocks[end - 1] for end in ends]
+    marked = []
+    for end in _LANDMARKS[:limit]:
+        if end >= len(blocks):
+            break
+        marked.append(blocks[end - 1])
     marked.append(blocks[-1])
     return marked[:limit]
 
