@@ -8,16 +8,16 @@ of this machine's wall clock can neither reorder traces nor make a duration nega
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 
 
 class Clock:
-    """Monotonic seconds, and fleet wall time derived from them."""
-
-    now = staticmethod(time.monotonic)
-    """Monotonic seconds. No method of ours: it is asked a dozen times for each request."""
+    """`now()` in monotonic seconds, and fleet wall time derived from them."""
 
     def __init__(self) -> None:
+        # No method of ours: it is asked a dozen times for each request.
+        self.now: Callable[[], float] = time.monotonic
         self._offset_s = time.time() - time.monotonic()
 
     def unix_us(self, now: float | None = None) -> int:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 from router.api.gate import Gate
 from router.api.record import Recorder
 from router.api.relay import Limits
@@ -42,15 +40,34 @@ class Spawn(Protocol):
     ) -> Callable[[], bool]: ...
 
 
-class ForwardingSettings(msgspec.Struct, frozen=True, kw_only=True):
+class ForwardingSettings:
     """`receipt_candidates` counts the workers not chosen, None is all of them."""
 
-    max_payload_bytes: int
-    receipt_candidates: int | None
-    limits: Limits
-    sse_error_frames: bool
-    inject_rid: bool
-    retry: RetrySettings
+    __slots__ = (
+        "inject_rid",
+        "limits",
+        "max_payload_bytes",
+        "receipt_candidates",
+        "retry",
+        "sse_error_frames",
+    )
+
+    def __init__(
+        self,
+        *,
+        max_payload_bytes: int,
+        receipt_candidates: int | None,
+        limits: Limits,
+        sse_error_frames: bool,
+        inject_rid: bool,
+        retry: RetrySettings,
+    ) -> None:
+        self.max_payload_bytes = max_payload_bytes
+        self.receipt_candidates = receipt_candidates
+        self.limits = limits
+        self.sse_error_frames = sse_error_frames
+        self.inject_rid = inject_rid
+        self.retry = retry
 
 
 class Forwarding:

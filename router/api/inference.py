@@ -61,6 +61,7 @@ class Run:
 
     def __init__(self, shared: Forwarding, incoming: Incoming) -> None:
         request = incoming.request
+        headers = request.headers
         self.shared = shared
         self.incoming = incoming
         self.record: RequestRecord = shared.recorder.open(incoming)
@@ -68,7 +69,7 @@ class Run:
             request.http11,
             request.keep_alive and not shared.fleet.draining,
             request.method == "HEAD",
-            request.http11 and "trailers" in request.headers.get("te", ""),
+            request.http11 and "te" in headers and "trailers" in headers["te"],
         )
         self.body = b""
         self.facts = UNREAD
@@ -241,24 +242,17 @@ class Run:
         if permit is None:  # its breaker's last probe was taken between the two questions
             raise NoWorker(group.why_none())
         limit = shared.settings.receipt_candidates
-        load_age_seconds = rounded(others.age_seconds(now))
         decision = receipt(
             choice,
             candidates,
             policy=policy.name,
             decision_seconds=rounded(shared.clock.now() - now),
             limit=None if limit is None else limit + 1,
-            load_age_seconds=load_age_seconds,
+            load_age_seconds=rounded(others.age_seconds(now)),
             quality=others.quality(now),
         )
         series = shared.metrics.worker(worker)
-        series.chose(
-            decision.policy,
-            choice.reason,
-            decision.quality,
-            load_age_seconds,
-            decision.regret_tokens,
-        )
+        series.chose(decision)
         return Leg(choice, permit, series, decision, queue_size)
 
     def attempt(self) -> Coroutine[Any, Any, None]:
@@ -403,9 +397,9 @@ class Run:
                 trouble = answer_trouble(answer, http_status)
         elif isinstance(error, ClientGone):
             http_status = None
-        if isinstance(error, ABORTING) and exchange is not None:
+        if error is not None and exchange is not None and isinstance(error, ABORTING):
             self.abort(exchange)
-        status = terminal_status(error, trouble, tried=bool(self.tried))
+        status = terminal_status(error, trouble, bool(self.tried))
         record.ended(status, now, http_status=http_status, error=trouble)
         shared.metrics.request_ended(
             trace,

@@ -90,17 +90,18 @@ class Leg:
         elif not isinstance(error, ClientGone | RouterStopped):
             said = verdict(status, error)
         worker.end(self._permit, said, now)
-        if isinstance(error, ConnectFailed):
-            worker.health.connect_failed(error.message)
-        blameless = isinstance(error, OtherLegFailed)
-        self.tell(status, attempt_trouble(error, status), now, blameless=blameless)
+        blameless = False
+        if error is not None:
+            blameless = isinstance(error, OtherLegFailed)
+            if isinstance(error, ConnectFailed):
+                worker.health.connect_failed(error.message)
+        self.tell(status, attempt_trouble(error, status), now, blameless)
 
     def tell(
         self,
         http_status: int | None,
         trouble: TraceError | None,
         now: float,
-        *,
         blameless: bool = False,
     ) -> None:
         """Write down how it went: in the trace, and in the worker's metrics. Harmless when that was

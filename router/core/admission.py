@@ -53,6 +53,7 @@ class Admission(Generic[WaiterT]):
         "_burst",
         "_filled_at",
         "_limit",
+        "_rate",
         "_settings",
         "_tokens",
         "_waiting",
@@ -66,6 +67,7 @@ class Admission(Generic[WaiterT]):
     def __init__(self, settings: AdmissionSettings, now: float) -> None:
         self._settings = settings
         self._limit = settings.limit
+        self._rate = settings.rate_per_second
         self._burst = max(1.0, float(self._limit or settings.rate_per_second or 1))
         self._tokens = self._burst
         self._filled_at = now
@@ -79,7 +81,7 @@ class Admission(Generic[WaiterT]):
     @property
     def off(self) -> bool:
         """No limit is set: nobody is ever kept waiting."""
-        return self._limit is None and self._settings.rate_per_second is None
+        return self._limit is None and self._rate is None
 
     @property
     def waiting(self) -> int:
@@ -141,27 +143,26 @@ class Admission(Generic[WaiterT]):
         if not self._waiting:
             return None
         deadline = next(iter(self._waiting.values()))
-        if self._settings.rate_per_second is None or self._full:
+        if self._rate is None or self._full():
             return deadline
         return min(deadline, now + self._until_token(now))
 
     def retry_after_seconds(self, now: float) -> float:
         """A fair answer to "when shall I come again?" for one who is sent away."""
-        rate = self._settings.rate_per_second
+        rate = self._rate
         if rate is None:
             return 1.0
         self._fill(now)
         owed = len(self._waiting) + 1 - self._tokens
         return min(max(1.0, owed / rate), max(1.0, self._settings.queue_timeout_seconds))
 
-    @property
     def _full(self) -> bool:
         return self._limit is not None and self.active >= self._limit
 
     def _room(self, now: float) -> bool:
-        if self._full:
+        if self._full():
             return False
-        if self._settings.rate_per_second is None:
+        if self._rate is None:
             return True
         self._fill(now)
         return self._tokens >= ONE
@@ -169,18 +170,18 @@ class Admission(Generic[WaiterT]):
     def _take(self) -> None:
         self.active += 1
         self.admitted += 1
-        if self._settings.rate_per_second is not None:
+        if self._rate is not None:
             self._tokens -= 1
 
     def _fill(self, now: float) -> None:
-        rate = self._settings.rate_per_second
+        rate = self._rate
         assert rate is not None
         if now > self._filled_at:
             self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * rate)
             self._filled_at = now
 
     def _until_token(self, now: float) -> float:
-        rate = self._settings.rate_per_second
+        rate = self._rate
         assert rate is not None
         self._fill(now)
         return max(0.0, (1 - self._tokens) / rate)

@@ -44,11 +44,9 @@ def answer_trouble(answer: AnswerFacts, http_status: int) -> TraceError | None:
     return None if aborted is None else TraceError(message=aborted, type="worker_abort")
 
 
-def terminal_status(
-    error: RouterError | None, trouble: TraceError | None, *, tried: bool
-) -> Status:
+def terminal_status(error: RouterError | None, trouble: TraceError | None, tried: bool) -> Status:
     """`trouble` is what the trace shows; `tried`: a worker had been chosen."""
-    if isinstance(error, ClientGone):
+    if error is not None and isinstance(error, ClientGone):
         return "cancelled"
     if trouble is None:
         return "completed"

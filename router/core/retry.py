@@ -28,6 +28,7 @@ import msgspec
 from router.errors import ConnectFailed, RouterError, StaleConnection
 
 RETRYABLE_STATUSES: Final = frozenset((408, 429, 500, 502, 503, 504))
+BUDGET_SECONDS: Final = 10
 REFUSED_STATUSES: Final = frozenset((429, 503))  # the worker says that it did not begin
 
 GiveUpReason = Literal["started", "not_retryable", "not_repeatable", "attempts", "wait", "budget"]
@@ -98,8 +99,6 @@ class RetryBudget:
     same size are judged the same. (Finagle's RetryBudget and its figures.)
     """
 
-    SECONDS: Final = 10
-
     __slots__ = (
         "_floor",
         "_ratio",
@@ -108,22 +107,23 @@ class RetryBudget:
         "_retries",
         "_retries_sum",
         "_second",
+        "_slot",
     )
 
     def __init__(self, ratio: float = 0.2, min_per_second: float = 10.0) -> None:
         self._ratio = ratio
-        self._floor = min_per_second * self.SECONDS
-        self._requests = [0] * self.SECONDS
-        self._retries = [0] * self.SECONDS
+        self._floor = min_per_second * BUDGET_SECONDS
+        self._requests = [0] * BUDGET_SECONDS
+        self._retries = [0] * BUDGET_SECONDS
         self._requests_sum = self._retries_sum = 0
-        self._second = 0
+        self._second = self._slot = 0  # the last that was counted, and its place in the rings
 
     def request(self, now: float) -> None:
         """A request arrived."""
         second = int(now)
         if second != self._second:
             self._advance(second)
-        self._requests[second % self.SECONDS] += 1
+        self._requests[self._slot] += 1
         self._requests_sum += 1
 
     def spend(self, now: float) -> bool:
@@ -133,17 +133,17 @@ class RetryBudget:
             self._advance(second)
         if self._retries_sum + 1 > self._floor + self._ratio * self._requests_sum:
             return False
-        self._retries[second % self.SECONDS] += 1
+        self._retries[self._slot] += 1
         self._retries_sum += 1
         return True
 
     def _advance(self, second: int) -> None:
-        for passed in range(max(self._second + 1, second - self.SECONDS + 1), second + 1):
-            slot = passed % self.SECONDS
+        for passed in range(max(self._second + 1, second - BUDGET_SECONDS + 1), second + 1):
+            slot = passed % BUDGET_SECONDS
             self._requests_sum -= self._requests[slot]
             self._retries_sum -= self._retries[slot]
             self._requests[slot] = self._retries[slot] = 0
-        self._second = second
+        self._second, self._slot = second, second % BUDGET_SECONDS
 
     def __repr__(self) -> str:
         allowed = self._floor + self._ratio * self._requests_sum

@@ -23,7 +23,7 @@ from router.metrics.histogram import (
     checked_buckets,
 )
 from router.metrics.labels import UNKNOWN, ModelLabels, method_label
-from tracking.trace import DecisionQuality, ErrorType, Status, Trace
+from tracking.trace import Decision, DecisionQuality, ErrorType, Status, Trace
 from tracking.view import StoreState
 
 K = TypeVar("K")
@@ -186,21 +186,14 @@ class WorkerSeries:
         self._load_ages: Histogram = metrics.load_ages
         self._regrets = metrics.regrets
 
-    def chose(
-        self,
-        policy: str,
-        reason: str,
-        quality: DecisionQuality,
-        load_age_seconds: float,
-        regret_tokens: int | None,
-    ) -> None:
-        """A policy chose this worker. `reason` is one of the policy's constants; the rest is as in the
-        receipt."""
-        kind = (policy, reason, quality, self.worker.model_id or UNKNOWN)
+    def chose(self, decision: Decision) -> None:
+        """A policy chose this worker."""
+        policy, model = decision.policy, self.worker.model_id or UNKNOWN
+        kind = (policy, decision.reason, decision.quality, model)
         count: Count = self.lasting.choices[kind]
         count.n += 1
-        self._load_ages.observe(load_age_seconds)
-        if regret_tokens:
+        self._load_ages.observe(decision.load_age_seconds)
+        if regret_tokens := decision.regret_tokens:
             self._regrets[policy] += regret_tokens
 
     def attempt_ended(

@@ -17,7 +17,7 @@ from router.core.health import Health, HealthSettings
 from router.core.worker import Worker
 from router.metrics import Exposition, Metrics, Sources, WorkerSeries
 from router.metrics.labels import MAX_UNLISTED_MODELS
-from tracking.trace import DecisionQuality, ErrorType, Status, Trace, TraceError
+from tracking.trace import Decision, DecisionQuality, ErrorType, Status, Trace, TraceError
 from tracking.view import StoreState
 
 STORE = StoreState(
@@ -117,7 +117,7 @@ class Rig:
         self.metrics.request_ended(trace, at, series, error_code, head_seconds, overhead_seconds)
 
     def choose(self, number: int, policy: str, reason: str) -> None:
-        self.series(number).chose(policy, reason, "exact", 0.0, None)
+        self.series(number).chose(Decision(policy, reason, "exact", 1, [], 0.0, 0.0))
 
     def text(self) -> str:
         return self.exposition.render(None)[0].decode()
@@ -395,7 +395,7 @@ def test_how_good_choices_were_is_counted(rig: Rig) -> None:
         *(("exact", 0.04, 100), ("degraded", 3.0, 20), ("exact", 0.0, None))
     ]
     for quality, age, regret in choices:
-        rig.series().chose("p", "r", quality, age, regret)
+        rig.series().chose(Decision("p", "r", quality, 1, [], age, 0.0, regret))
     assert rig.value("trace_router_decision_quality_total", policy="p", quality="exact") == 2
     assert rig.value("trace_router_decision_quality_total", policy="p", quality="degraded") == 1
     assert rig.value("trace_router_decision_load_age_seconds_bucket", le="0.05") == 2
