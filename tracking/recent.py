@@ -7,55 +7,67 @@ seconds after the commit or later, has found the server to be the one of before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
+
+import msgspec
 
 from tracking.record import Record
-from tracking.spool import Spool
+
+
+class _Batch(msgspec.Struct):
+    """Finished records that were committed together, at a monotonic second; `bytes` as they were then."""
+
+    committed_at: float
+    records: list[Record]
+    bytes: int
 
 
 class Recent:
-    """Bounded in bytes; then the oldest go first."""
+    """Bounded in bytes; then the oldest batches go first. Adding is cheap, looking for a record is not."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self._spool = Spool()
-        self._times: deque[tuple[float, Record]] = deque()
+        self._bytes = 0
+        self._batches: deque[_Batch] = deque()
 
     def add(self, batch: Sequence[Record], committed_at: float) -> None:
         """Keep the finished ones of `batch`; `committed_at` in monotonic seconds."""
-        for record in batch:
-            if record.terminal:
-                self._spool.add(record)
-                self._times.append((committed_at, record))
-        while self._times and self._spool.bytes > self._limit:
+        finished = [record for record in batch if record.terminal]
+        size = sum([record.size for record in finished])
+        self._batches.append(_Batch(committed_at, finished, size))
+        self._bytes += size
+        while self._bytes > self._limit:
             self._pop()
 
     def settle(self, before: float) -> None:
         """What was committed before that time is safe."""
-        while self._times and self._times[0][0] < before:
+        while self._batches and self._batches[0].committed_at < before:
             self._pop()
 
     def take_all(self) -> list[Record]:
         """Every record, oldest first; none is kept."""
-        records = [*self._spool]
-        self.clear()
+        records = [record for batch in self._batches for record in batch.records]
+        self._batches.clear()
+        self._bytes = 0
         return records
 
     def discard(self, unwanted: Callable[[Record], bool]) -> None:
-        self._spool.discard(unwanted)
+        """Remove every record of which that is true."""
+        for batch in self._batches:
+            batch.records = [record for record in batch.records if not unwanted(record)]
 
-    def find(self, any_id: str) -> Record | None:
-        return self._spool.find(any_id)
+    def find(self, ids: Collection[str]) -> dict[str, Record]:
+        """The newest record under each of these request ids, keys or engine ids, where there is one."""
+        wanted = set(ids)
+        found: dict[str, Record] = {}
+        for record in self.newest_first() if wanted else ():
+            for one in wanted.intersection((record.request_id, record.key, record.engine_id)):
+                found.setdefault(one, record)
+        return found
 
     def newest_first(self) -> Iterator[Record]:
-        return self._spool.newest_first()
-
-    def clear(self) -> None:
-        self._spool.clear()
-        self._times.clear()
+        return chain.from_iterable(reversed(batch.records) for batch in reversed(self._batches))
 
     def _pop(self) -> None:
-        _, record = self._times.popleft()
-        # Not if a newer version, or a deletion, has taken its place.
-        if self._spool.find(record.key) is record:
-            self._spool.remove(record.key)
+        self._bytes -= self._batches.popleft().bytes

@@ -368,11 +368,12 @@ class TraceWriter:
         """The newest version known here, by request id, key or engine id; committed or not."""
         sending = chain.from_iterable(self._sending.values())
         newest = newest_by_id(self._running().values(), sending)
-        found: list[Record | None] = []
-        for one in ids:
-            here = newest.get(one) or self._backlog.find(one) or self._recent.find(one)
-            found.append(Record(here, self._owner) if isinstance(here, LiveTrace) else here)
-        return found
+        found = [newest.get(one) or self._backlog.find(one) for one in ids]
+        recent = self._recent.find([one for one, here in zip(ids, found, strict=True) if not here])
+        return [
+            Record(here, self._owner) if isinstance(here, LiveTrace) else here or recent.get(one)
+            for one, here in zip(ids, found, strict=True)
+        ]
 
     def all_known(self, budget: int) -> Iterator[Record]:
         """Records known here, each once, at most `budget`; roughly newest first."""

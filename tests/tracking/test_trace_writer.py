@@ -380,6 +380,17 @@ async def test_what_is_not_committed_is_known_here_by_every_id(bench):
     assert {r.key for r in bench.writer.all_known(100)} == {"k1", "k2"}
 
 
+async def test_what_was_committed_lately_is_known_here_by_every_id(bench):
+    bench.writer.put(live("k1", request_id="mine", engine="e1"))
+    bench.writer.put(live("k2", request_id="mine"))
+    assert await bench.writer.flush(PATIENCE_SECONDS)
+    ids = {"mine": "k2", "k1": "k1", "e1": "k1"}
+    known = bench.writer.known([*ids, "nobody"])
+    assert [one and one.key for one in known] == [*ids.values(), None]
+    bench.writer.forget(lambda record: record.key == "k2")
+    assert bench.writer.known(["k2"]) == [None]
+
+
 async def test_every_version_of_a_trace_shows_the_receipt_of_its_last_choice(bench):
     one = live("k", status="routed")
     for node in ("worker-0", "worker-1"):
