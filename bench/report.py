@@ -14,6 +14,7 @@ import msgspec
 
 from bench.cases import Case
 from bench.goals import verdicts
+from bench.interpreter import chosen
 from bench.measure import Measurement
 
 RESULTS = Path(__file__).parent / "results"
@@ -195,7 +196,7 @@ def save(
         "case": case,
         "at": now.isoformat(timespec="seconds"),
         "seconds": seconds,
-        "machine": machine(),
+        "machine": machine() | {"python": f"{chosen().version} ({chosen().built})"},
         "versions": versions,
         "medians": medians(case, rounds),
         "rounds": rounds,

@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+
+from bench.interpreter import chosen
 
 ROOT = Path(__file__).parent.parent
 VENVS = ROOT / "bench/.venvs"
@@ -51,17 +54,18 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return not self.cases or case in self.cases
 
 
-def install(name: str, *packages: str) -> Path:
-    """The bin directory of a virtual environment with `packages`. Raises Unavailable."""
+def install(name: str, *packages: str, python: str = sys.executable) -> Path:
+    """The bin directory of a virtual environment of `python` with `packages`. Raises Unavailable."""
     home = VENVS / name
     done = home / "installed"
     wanted = "\n".join(packages)
     if not done.is_file() or done.read_text() != wanted:
         print(f"installing {' '.join(packages)} into {home}", flush=True)
         try:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-            pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", *packages]
-            subprocess.run(pip, check=True)
+            # with the pip of this one: a system's Python may have none to give
+            subprocess.run([python, "-m", "venv", "--clear", "--without-pip", home], check=True)
+            pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python")]
+            subprocess.run([*pip, "install", "--quiet", *packages], check=True)
         except subprocess.CalledProcessError as error:
             raise Unavailable(f"{packages[0]} cannot be installed: {error}") from None
         done.write_text(wanted)
@@ -78,23 +82,39 @@ def _our_version() -> str:
     return said.stdout.strip() or "unknown"
 
 
+def _prepare_python() -> str:
+    """The Python our router runs on, with what it needs. Raises Unavailable."""
+    if chosen().program == sys.executable:
+        return sys.executable
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = *project["dependencies"], *project["optional-dependencies"]["compiled"]
+    name = f"router-{chosen().version}"
+    return str(install(name, *needs, f"--editable={ROOT}", python=chosen().program) / "python")
+
+
+def _prepare_interpreted() -> str:
+    _prepare_python()
+    return _our_version()
+
+
 def _prepare_compiled() -> str:
-    """A copy of the tree with its hot path compiled, as in our image."""
+    """A copy of the tree with its hot path compiled, as in our image. Raises Unavailable."""
+    python = _prepare_python()
     sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     newest = max(path.stat().st_mtime for path in sources)
     done = COMPILED / "done"
-    if not done.exists() or done.stat().st_mtime < newest:
+    if not done.exists() or done.stat().st_mtime < newest or done.read_text() != python:
         print(f"compiling the router in {COMPILED}", flush=True)
         shutil.rmtree(COMPILED, ignore_errors=True)
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         for package in PACKAGES:
             shutil.copytree(ROOT / package, COMPILED / package, ignore=ignored)
-        command = [sys.executable, "-m", "router.compiled", str(COMPILED)]
+        command = [python, "-m", "router.compiled", str(COMPILED)]
         try:
             subprocess.run(command, cwd=ROOT, check=True)
         except subprocess.CalledProcessError as error:
             raise Unavailable(f"the router cannot be compiled: {error}") from None
-        done.touch()
+        done.write_text(python)
     return _our_version()
 
 
@@ -104,7 +124,7 @@ def _router(
     def command(place: Place) -> list[str]:
         # -P: not from the working directory, which comes before everything else
         tree = COMPILED if compiled else ROOT
-        python = ["env", f"PYTHONPATH={tree}", sys.executable, "-P", "-m", "router"]
+        python = ["env", f"PYTHONPATH={tree}", _prepare_python(), "-P", "-m", "router"]
         listen = ["--host", "127.0.0.1", "--port", str(place.port)]
         store = ["--redis-url", place.redis_url] if redis else []
         workers = ["--worker-urls", *place.worker_urls]
@@ -254,7 +274,7 @@ TARGETS = (
     ),
     Target(
         name="router-interpreted",
-        prepare=_our_version,
+        prepare=_prepare_interpreted,
         command=_router(redis=True, compiled=False),
         redis=True,
         cases=("json-1k",),
