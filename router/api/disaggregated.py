@@ -22,6 +22,7 @@ from router.api.inference import Run
 from router.api.leg import Leg
 from router.api.prefill_leg import SILENT, PrefillLeg
 from router.api.relay import Exchange
+from router.core.answers import AnswerFacts
 from router.core.disaggregation import (
     NOT_GENERATING,
     SPLIT,
@@ -35,7 +36,6 @@ from router.core.disaggregation import (
 from router.core.facts import BadBody
 from router.core.ranks import Rank
 from router.core.retry import Failure
-from router.core.usage import AnswerFacts
 from router.core.worker import Worker
 from router.errors import (
     BadRequest,

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from router.api.incoming import Incoming
 from router.api.leg import Leg
 from router.clock import Clock, rounded
+from router.core.answers import AnswerFacts
 from router.core.facts import RequestFacts, identifier
 from router.core.prefix import landmarks
-from router.core.usage import AnswerFacts
 from router.decision_csv import DecisionCsv
 from router.telemetry.spans import SpanIds
 from tracking.lifecycle import LiveTrace

@@ -20,7 +20,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from router.core.usage import AnswerFacts, ResponseScanner
+from router.core.answers import AnswerFacts
+from router.core.usage import ResponseScanner
 from router.errors import (
     FirstByteTimeout,
     IdleTimeout,
@@ -193,7 +194,7 @@ class Exchange:
         self._connection = connection
         self.url = connection.url
         self._client.attach(self)
-        connection.send(head, body, self, bodiless=self._facts.head_request)
+        connection.send(head, body, self, self._facts.head_request)
         if self._client.writing_paused:
             self.pause()
 

@@ -25,22 +25,41 @@ Measure = Annotated[float, msgspec.Meta(ge=0, lt=LARGEST_NUMBER)] | None
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-class AnswerFacts(msgspec.Struct, gc=False):
+class AnswerFacts:
     """What an answer said. `events` counts the data events of a stream, without `[DONE]`.
 
     `error` is the message of an error object, in the body or as an event. `aborted` says that the
     worker gave up: `finish_reason: "abort"`, or an error object in an answer that began well.
     """
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    engine_request_id: str | None = None
-    engine: EngineReport | None = None
-    error: str | None = None
-    aborted: bool = False
-    done_seen: bool = False
-    events: int = 0
+    __slots__ = (
+        "aborted",
+        "cached_tokens",
+        "done_seen",
+        "engine",
+        "engine_request_id",
+        "error",
+        "events",
+        "input_tokens",
+        "output_tokens",
+    )
+
+    def __init__(
+        self,
+        engine_request_id: str | None = None,
+        error: str | None = None,
+        *,
+        aborted: bool = False,
+    ) -> None:
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.engine_request_id = engine_request_id
+        self.engine: EngineReport | None = None
+        self.error = error
+        self.aborted = aborted
+        self.done_seen = False
+        self.events = 0
 
     @property
     def finish_reason(self) -> str | None:
@@ -123,6 +142,8 @@ class Answer(msgspec.Struct, gc=False):
 
     id: object = None
     kind: object = msgspec.field(name="object", default=None)
+    choices: list[AnswerChoice] | None = None
+    usage: Usage | None = None
     type: object = None
     index: object = None
     status: object = None
@@ -130,8 +151,6 @@ class Answer(msgspec.Struct, gc=False):
     message: msgspec.Raw = _ABSENT
     delta: Delta | str | None = None
     stop_reason: object = None
-    usage: Usage | None = None
-    choices: list[AnswerChoice] | None = None
     meta_info: MetaInfo | None = None
     metadata: Metadata | None = None
     timings: Timings | None = None
@@ -203,7 +222,7 @@ def in_parts(kind: type[S], data: bytes | msgspec.Raw) -> S | None:
 
 def read_answer(answer: Answer) -> AnswerFacts:
     """The facts in one body or event."""
-    facts = AnswerFacts(engine_request_id=_identifier(answer.id))
+    facts = AnswerFacts(_identifier(answer.id))
     report = EngineReport()
     if answer.usage is not None:
         _read_usage(answer.usage, facts, report)
@@ -228,8 +247,9 @@ def read_answer(answer: Answer) -> AnswerFacts:
         facts.error = _message(answer.error)
     elif answer.kind == "error" or answer.type == "error":
         facts.error = _message(_any(answer.message))
-    facts.aborted = facts.error is not None or report.finish_reason == ABORT
-    if report != _SILENT:
+    reason = report.finish_reason
+    facts.aborted = facts.error is not None or reason == ABORT
+    if reason is not None or report != _SILENT:
         facts.engine = report
     return facts
 

@@ -28,8 +28,6 @@ from router.core.answers import (
 from router.core.sse import DONE, EventTail
 from tracking.trace import EngineReport
 
-__all__ = ["AnswerFacts", "ResponseScanner", "body_facts"]
-
 BODY_BYTES: Final = 1024 * 1024
 BODY_TAIL_BYTES: Final = 64 * 1024
 # Vectors are bulky and of no interest; usage comes behind them.
@@ -121,10 +119,12 @@ class ResponseScanner:
 
 def body_facts(body: bytes) -> AnswerFacts:
     """What a whole JSON body says; of a list of answers, all of them together."""
+    answer = parse_answer(body)
+    if answer is not None:
+        return read_answer(answer)
     if body[:LEADING_SPACE_BYTES].lstrip().startswith(b"["):
         return _together([read_answer(answer) for answer in parse_answers(body)])
-    answer = parse_answer(body)
-    return _tail_facts(body[-BODY_TAIL_BYTES:]) if answer is None else read_answer(answer)
+    return _tail_facts(body[-BODY_TAIL_BYTES:])
 
 
 def _stream_facts(tail: EventTail) -> AnswerFacts:

@@ -91,13 +91,13 @@ class UpstreamConnection(asyncio.Protocol):
         "_content_encoding",
         "_content_length",
         "_content_type",
-        "_discard_after",
         "_head_bytes",
         "_head_complete",
         "_headers",
         "_interim",
         "_keep_alive",
         "_parser",
+        "_paused",
         "_payloads",
         "_reason",
         "_receiver",
@@ -119,7 +119,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchanges = 0
         self.idle_since = 0.0
         self._receiver: AnswerReceiver | None = None
-        self._discard_after = False
+        self._paused = False
         self._payloads: list[bytes] = []
         # The parser calls it once a chunk: the list's own method is the cheapest there is.
         self.on_body = self._payloads.append
@@ -143,7 +143,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # -- what the pool and the exchange call ------------------------------------------------
 
-    def send(self, head: bytes, body: bytes, receiver: AnswerReceiver, *, bodiless: bool) -> None:
+    def send(self, head: bytes, body: bytes, receiver: AnswerReceiver, bodiless: bool) -> None:
         """Start an exchange. `bodiless`: the answer to HEAD has no body whatever its head says."""
         assert self.transport is not None and self._receiver is None
         self._receiver = receiver
@@ -158,26 +158,18 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """True when the last exchange has ended so cleanly that another may follow."""
-        return (
-            not self.closed
-            and self._receiver is None
-            and not self._discard_after
-            and self.transport is not None
-            and not self.transport.is_closing()
-        )
+        return not self.closed and self._receiver is None
 
     def pause(self) -> None:
         """Stop reading: the client does not keep up. Not once the answer is whole: another
         exchange may follow, of another client."""
         if self._receiver is not None and self.transport is not None:
+            self._paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if (
-            self.transport is not None
-            and not self.transport.is_closing()
-            and not self.transport.is_reading()
-        ):
+        if self._paused and self.transport is not None:
+            self._paused = False
             self.transport.resume_reading()
 
     def abort(self) -> None:
@@ -226,7 +218,7 @@ class UpstreamConnection(asyncio.Protocol):
                 receiver.received(payload, None)
 
     def eof_received(self) -> None:
-        return None
+        self.closed = True  # the transport closes itself, and tells it in the loop's next turn
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -320,13 +312,12 @@ class UpstreamConnection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         assert receiver is not None
         transport = self.transport
-        self._discard_after = (
+        if (
             transport is None
             or self._surplus_from is not None
             or not self._keep_alive
             or transport.get_write_buffer_size() > 0  # it answered without reading all we sent
-        )
-        if self._discard_after:
+        ):
             self.closed = True
             if transport is not None:
                 transport.abort()

@@ -42,7 +42,7 @@ class ConnectionPool:
         """The most recently used connection that is still good, or None."""
         idle = self._idle
         while idle:
-            connection = idle.pop()
+            connection: UpstreamConnection = idle.pop()
             if now - connection.idle_since > self._keepalive:
                 connection.abort()  # the others are older still
                 self.close_idle(now)
