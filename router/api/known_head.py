@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from router.api.request import Request, Writer
+from router.api.request import Header, Request, Writer
+from router.core.headers import SECRET
+from router.core.kept import keep
 
 LENGTH: Final = b"content-length"
 LENGTH_NAME: Final = LENGTH.decode()
 LENGTH_LINE: Final = b"\r\n%b: " % LENGTH
 MOST_DIGITS: Final = 15
 MOST_BYTES: Final = 4096  # of a head that is kept: each connection has its own
+
+_shared: dict[Header, Header] = {}
 
 
 class KnownHead:
@@ -28,6 +32,7 @@ class KnownHead:
         "_digits",
         "_headers",
         "_http11",
+        "_length_at",
         "_method",
         "_raw_headers",
         "_size",
@@ -37,7 +42,8 @@ class KnownHead:
     def __init__(self, seen: Request, before: bytes, digits: bytes, after: bytes) -> None:
         self._method = seen.method
         self._target = seen.target
-        self._raw_headers = seen.raw_headers
+        self._raw_headers = [shared(header) for header in seen.raw_headers]
+        self._length_at = [name.lower() for name, _ in seen.raw_headers].index(LENGTH)
         self._headers = seen.headers
         self._http11 = seen.http11
         self._before = before
@@ -47,19 +53,22 @@ class KnownHead:
 
     def again(self, client: Writer, data: bytes) -> Request | None:
         """The one request that `data` is, to its last byte; None where it is not one like that."""
-        if not data.startswith(self._before):
+        start, after = len(self._before), self._after
+        if data[:start] != self._before:
             return None
-        start = len(self._before)
-        stop = data.find(b"\r", start, start + MOST_DIGITS + 1)
-        if stop < 0 or not data.startswith(self._after, stop):
-            return None
-        digits, body = data[start:stop], data[stop + len(self._after) :]
+        stop = start + len(self._digits)
+        if data[stop : stop + len(after)] != after:
+            stop = data.find(b"\r", start, start + MOST_DIGITS + 1)  # it has more digits, or fewer
+            if stop < 0 or data[stop : stop + len(after)] != after:
+                return None
+        digits, body = data[start:stop], data[stop + len(after) :]
         raw_headers, headers, size = self._raw_headers, self._headers, self._size
         if digits != self._digits:
             if not digits.isdigit():
                 return None
             size = int(digits)
-            raw_headers = [(n, digits if n.lower() == LENGTH else v) for n, v in raw_headers]
+            at, raw_headers = self._length_at, raw_headers.copy()
+            raw_headers[at] = raw_headers[at][0], digits
             headers = {**headers, LENGTH_NAME: digits.decode()}
         if len(body) != size:
             return None
@@ -70,6 +79,17 @@ class KnownHead:
             request.feed(body)
         request.end()
         return request
+
+
+def shared(header: Header) -> Header:
+    """The same one for all connections: whose clients say the same has it once in memory."""
+    known = _shared.get(header)
+    if known is None:
+        known = header
+        name, value = header
+        if name.lower() not in SECRET:
+            keep(_shared, header, header, len(name) + len(value))
+    return known
 
 
 def known_head(seen: Request, data: bytes, limit: int) -> KnownHead | None:

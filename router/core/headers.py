@@ -66,8 +66,10 @@ CONNECTION: Final = b"connection"
 UNSOUND_REQUEST: Final = "the head of the request has characters that must not be in it"
 UNSOUND_ANSWER: Final = "the worker's answer has control characters in its headers"
 END: Final = (b"", b"")  # the empty line, when lines are joined
-# Of a request's lines, those that are kept no longer than it takes.
-SECRET: Final = frozenset((AUTHORIZATION, b"cookie", b"proxy-authorization", b"x-api-key"))
+# Of these the lines are kept no longer than they are needed.
+SECRET: Final = frozenset(
+    (AUTHORIZATION, b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key")
+)
 GOES: Final = b""  # the line of a header that does not go on
 CR, LF, NUL, SPACE = b"\r\n\0 "
 
@@ -285,7 +287,8 @@ class HeaderRules:
             line = name + b": " + value
             if not _sound(line):
                 raise WorkerCut(UNSOUND_ANSWER)
-        keep(self._in_answers, header, line, len(name) + len(value))
+        if lowered not in SECRET:
+            keep(self._in_answers, header, line, len(name) + len(value))
         return line
 
 

@@ -168,6 +168,22 @@ def test_a_head_over_the_limit_is_not_kept() -> None:
     assert known(message(b""), size - 1) is None
 
 
+def test_connections_share_what_their_clients_say_alike_but_no_secrets() -> None:
+    said = message(b"{}").replace(b"Accept", b"Authorization: Bearer a\r\nCookie: b\r\nAccept")
+    sent = []
+    for _ in range(2):
+        head = known(said)
+        request = None if head is None else head.again(Client(), said)
+        assert request is not None
+        sent.append(request.raw_headers)
+    one, other = sent
+    assert one == other
+    alike = [
+        name for (name, _), same in zip(one, map(id, other), strict=True) if same in map(id, one)
+    ]
+    assert alike == [b"Host", b"Content-Length", b"Accept"]
+
+
 def test_what_is_taken_for_known_the_parser_takes_for_the_same() -> None:
     random = Random(5)
     taken = 0
