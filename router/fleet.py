@@ -25,7 +25,11 @@ class Group:
 
     def candidates(self, now: float, tried: Collection[Worker]) -> list[Worker]:
         """Workers that may take a request now; tried ones only when no other is left."""
-        available = [worker for worker in self.workers if worker.ready or worker.available(now)]
+        available = []
+        worker: Worker
+        for worker in self.workers:
+            if worker.ready or worker.available(now):
+                available.append(worker)
         if not tried:
             return available
         return [worker for worker in available if worker not in tried] or available

@@ -246,11 +246,11 @@ class Run:
         decision = receipt(
             choice,
             candidates,
-            policy=policy.name,
-            decision_seconds=rounded(shared.clock.now() - now),
-            limit=None if limit is None else limit + 1,
-            load_age_seconds=rounded(others.age_seconds(now)),
-            quality=others.quality(now),
+            policy.name,
+            rounded(shared.clock.now() - now),
+            None if limit is None else limit + 1,
+            rounded(others.age_seconds(now)),
+            others.quality(now),
         )
         series = shared.metrics.worker(worker)
         series.chose(decision)

@@ -53,13 +53,14 @@ class Ages:
 
     def marks(self, blocks: Sequence[int]) -> Marks:
         """What never was used, or too long ago to be remembered, was used at 0."""
-        young, old = self._young.get, self._old.get
+        young, old = self._young, self._old
         places, marked, used = [], [], []
-        for place, block in enumerate(blocks):
-            if not block & 7:
+        for place in range(len(blocks)):
+            block = blocks[place]
+            if block & 7 == 0:
                 places.append(place)
                 marked.append(block)
-                used.append(young(block) or old(block, 0))
+                used.append(young.get(block) or old.get(block, 0))
         return Marks(places, marked, used)
 
     def used(self, block: int) -> int:

@@ -284,9 +284,9 @@ class PrefixIndex:
         """How far the prefix is held, and by whom: fewer nodes at each step, and further."""
         if not blocks:
             return []
-        young, old = self._young.get, self._old.get
-        mask = (young(blocks[0], 0) | old(blocks[0], 0)) & self._alive
-        last = young(blocks[-1], 0) | old(blocks[-1], 0)
+        young, old = self._young, self._old
+        mask = (young.get(blocks[0], 0) | old.get(blocks[0], 0)) & self._alive
+        last = young.get(blocks[-1], 0) | old.get(blocks[-1], 0)
         steps = []
         depth = 1
         while mask:
@@ -298,7 +298,7 @@ class PrefixIndex:
             while low < high:
                 middle = (low + high) // 2
                 block = blocks[middle]
-                holding = (young(block, 0) | old(block, 0)) & mask
+                holding = (young.get(block, 0) | old.get(block, 0)) & mask
                 if holding == mask:
                     low = middle + 1
                 else:

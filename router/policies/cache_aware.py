@@ -34,6 +34,7 @@ from router.policies.base import (
     bearable_load,
     least,
     loads,
+    node_ids,
     policy,
     prefix_depths,
 )
@@ -56,57 +57,65 @@ class CacheAwarePolicy(Policy):
         self.prefixes = PrefixIndex(config.max_tree_size)
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
+        prefixes: PrefixIndex = self.prefixes
         in_flight = loads(candidates)
-        nodes = [worker.node_id for worker in candidates]
-        depths = prefix_depths(self.prefixes, request, nodes)
+        nodes = node_ids(candidates)
+        depths = prefix_depths(prefixes, request, nodes)
         matches = [depths.parts[depth] for depth in depths.kept]
-        chosen, reason = self._pick(in_flight, matches, depths)
-        sent = self.prefixes.send(request, nodes[chosen], depths.sent[chosen], depths.marks)
-        known = bool(request.blocks)
+        chosen, reason = _pick(in_flight, matches, depths, self._config, self._random)
+        predicted = hit_rate = best = None
+        if request.blocks:
+            hit_rate = matches[chosen]
+            predicted = int(hit_rate * request.input_tokens)
+            best = int(depths.parts[depths.most_kept] * request.input_tokens)
         return Choice(
             candidates[chosen],
             reason if len(candidates) > 1 else "only_candidate",
             {"in_flight": in_flight, "prefix_match": matches},
-            _ranks(in_flight, matches, by_match=reason == "prefix_match"),
-            int(matches[chosen] * request.input_tokens) if known else None,
-            matches[chosen] if known else None,
-            int(depths.parts[depths.most_kept] * request.input_tokens) if known else None,
-            sent=sent,
+            _by_match(in_flight, matches) if reason == "prefix_match" else in_flight,
+            predicted,
+            hit_rate,
+            best,
+            prefixes.send(request, nodes[chosen], depths.sent[chosen], depths.marks),
         )
 
-    def _pick(self, in_flight: list[int], matches: list[float], depths: Depths) -> tuple[int, str]:
-        config = self._config
-        bearable = bearable_load(in_flight, config)
-        longest = max(matches)
-        if bearable is not None:
-            holders = [
-                i
-                for i, match in enumerate(matches)
-                if match > config.cache_threshold and in_flight[i] <= bearable
-            ]
-            if holders:
-                # A load is whole and a match at most 1, so a match only decides between equals.
-                nearest = least([in_flight[i] - matches[i] / 2 for i in holders], self._random)
-                return holders[nearest], "prefix_spill"
-        elif longest > config.cache_threshold:
-            holders = [i for i, match in enumerate(matches) if match == longest]
-            nearest = least([in_flight[i] for i in holders], self._random)
-            return holders[nearest], "prefix_match"
-        reason = "least_loaded" if bearable is None else "imbalanced"
-        if depths.kept is depths.sent:
-            return least(in_flight, self._random), reason
-        parts = depths.parts
-        weighed = [
-            load - DROPPED_REQUESTS * (parts[sent] - parts[kept])
-            for load, sent, kept in zip(in_flight, depths.sent, depths.kept, strict=True)
+
+def _pick(
+    in_flight: list[int],
+    matches: list[float],
+    depths: Depths,
+    config: PolicyConfig,
+    random: Random,
+) -> tuple[int, str]:
+    bearable = bearable_load(in_flight, config)
+    if bearable is not None:
+        holders = [
+            i
+            for i, match in enumerate(matches)
+            if match > config.cache_threshold and in_flight[i] <= bearable
         ]
-        chosen = least(weighed, self._random)
-        return chosen, "prefix_dropped" if weighed[chosen] < in_flight[chosen] else reason
+        if holders:
+            # A load is whole and a match at most 1, so a match only decides between equals.
+            nearest = least([in_flight[i] - matches[i] / 2 for i in holders], random)
+            return holders[nearest], "prefix_spill"
+    else:
+        longest = depths.parts[depths.most_kept]
+        if longest > config.cache_threshold:
+            holders = [i for i, match in enumerate(matches) if match == longest]
+            return holders[least([in_flight[i] for i in holders], random)], "prefix_match"
+    reason = "least_loaded" if bearable is None else "imbalanced"
+    if depths.kept is depths.sent:
+        return least(in_flight, random), reason
+    parts = depths.parts
+    weighed = [
+        load - DROPPED_REQUESTS * (parts[sent] - parts[kept])
+        for load, sent, kept in zip(in_flight, depths.sent, depths.kept, strict=True)
+    ]
+    chosen = least(weighed, random)
+    return chosen, "prefix_dropped" if weighed[chosen] < in_flight[chosen] else reason
 
 
-def _ranks(in_flight: list[int], matches: list[float], *, by_match: bool) -> Ranks:
-    if not by_match:
-        return in_flight
+def _by_match(in_flight: list[int], matches: list[float]) -> Ranks:
     ranks: list[float] = [*in_flight]
     for i, match in enumerate(matches):
         if match:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.core.worker import Worker
-from router.policies.base import Choice
+from router.policies.base import Choice, Ranks
 from tracking.trace import Candidate, Decision, DecisionQuality
 
 
 def receipt(
     choice: Choice,
     candidates: Sequence[Worker],
-    *,
     policy: str,
     decision_seconds: float,
     limit: int | None,
@@ -24,14 +23,14 @@ def receipt(
     At most `limit` candidates (None: all), the chosen one first, then the others from the best
     down. The numbers are those the policy saw, whatever has happened since.
     """
+    count = len(candidates)
     chosen = candidates.index(choice.worker)
-    order = sorted(range(len(candidates)), key=choice.ranks.__getitem__)
-    order.remove(chosen)
-    order.insert(0, chosen)
+    others = _others(chosen, choice.ranks, count if limit is None else max(1, limit) - 1)
     columns = choice.columns.items()
     shown = []
-    for i in order if limit is None else order[: max(1, limit)]:
-        worker, numbers = candidates[i], {}
+    for i in [chosen, *others]:
+        worker: Worker = candidates[i]
+        numbers = {}
         for name, column in columns:
             number = column[i]
             if number is not None:
@@ -41,12 +40,22 @@ def receipt(
         policy,
         choice.reason,
         "fallback" if choice.fallback else quality,
-        len(candidates),
+        count,
         shown,
         load_age_seconds,
         decision_seconds,
         regret(choice),
     )
+
+
+def _others(chosen: int, ranks: Ranks, limit: int) -> list[int]:
+    """The best candidates but the chosen one, from the best down."""
+    others = [i for i in range(len(ranks)) if i != chosen]
+    if limit < len(others):
+        worst = sorted(ranks)[limit]
+        others = [i for i in others if ranks[i] <= worst]
+    others.sort(key=ranks.__getitem__)
+    return others[:limit]
 
 
 def regret(choice: Choice) -> int | None:
