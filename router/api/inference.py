@@ -44,7 +44,7 @@ from router.errors import (
     TotalTimeout,
 )
 from router.fleet import Group
-from router.policies.base import NoTarget
+from router.policies.base import Choice, NoTarget
 from router.policies.receipt import receipt
 from router.upstream.connection import AnswerHead
 
@@ -234,7 +234,7 @@ class Run:
             raise NoWorker(group.why_none())
         policy, others = group.policy, shared.fleet.others
         try:
-            choice = policy.choose(self.facts, candidates, now)
+            choice: Choice = policy.choose(self.facts, candidates, now)
         except NoTarget as reason:
             raise NoWorker(str(reason)) from None
         worker = choice.worker

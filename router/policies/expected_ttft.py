@@ -44,6 +44,7 @@ from router.policies.base import (
     least,
     loads,
     microseconds,
+    node_ids,
     policy,
     prefix_depths,
     queued_tokens,
@@ -72,39 +73,32 @@ class ExpectedTtftPolicy(Policy):
         self.prefixes = PrefixIndex(config.max_tree_size)
 
     def choose(self, request: RequestFacts, candidates: Sequence[Worker], now: float) -> Choice:
+        prefixes: PrefixIndex = self.prefixes
+        known_rates: PrefillRates = self._rates
+        known_followers: Followers = self._followers
         in_flight = loads(candidates)
         queued = queued_tokens(candidates)
-        nodes = [worker.node_id for worker in candidates]
+        nodes = node_ids(candidates)
         tokens = request.input_tokens
-        depths = prefix_depths(self.prefixes, request, nodes)
-        before, kept, parts = depths.sent, depths.kept, depths.parts
+        depths = prefix_depths(prefixes, request, nodes)
+        kept, parts = depths.kept, depths.parts
         left = {depth: tokens - int(part * tokens) for depth, part in parts.items()}
-        uncached = [left[depth] for depth in kept]
-        rates = self._rates.of(nodes)
-        times = [
-            (waiting + computing) / rate
-            for waiting, computing, rate in zip(queued, uncached, rates, strict=True)
-        ]
-        weighed, weighed_times = uncached, times
-        if kept is not before:
-            weighed = [
-                computing - int(GONE_COUNTS * (computing - left[depth]))
-                for computing, depth in zip(uncached, before, strict=True)
-            ]
-            weighed_times = [
-                (waiting + computing) / rate
-                for waiting, computing, rate in zip(queued, weighed, rates, strict=True)
-            ]
-        followers = self._followers.per_token(nodes, rates, self._rates.fleet)
-        costs = [
-            time * (1 + behind * computing)
-            for time, behind, computing in zip(weighed_times, followers, weighed, strict=True)
-        ]
-        chosen, reason = self._pick(times, costs, in_flight)
-        self._followers.chosen(
-            nodes[chosen], uncached[chosen], 1 - queued.count(0) / len(candidates)
-        )
-        sent = self.prefixes.send(request, nodes[chosen], before[chosen], depths.marks)
+        rates = known_rates.of(nodes)
+        followers = known_followers.per_token(nodes, rates, known_rates.fleet)
+        times, costs = [], []
+        for waiting, sent, depth, rate, behind in zip(
+            queued, depths.sent, kept, rates, followers, strict=True
+        ):
+            computing = left[depth]
+            time = (waiting + computing) / rate
+            times.append(time)
+            if sent != depth:
+                computing -= int(GONE_COUNTS * (computing - left[sent]))
+                time = (waiting + computing) / rate
+            costs.append(time * (1 + behind * computing))
+        chosen, reason = _pick(times, costs, in_flight, self._config, self._random)
+        uncached = left[kept[chosen]]
+        known_followers.chosen(nodes[chosen], uncached, 1 - queued.count(0) / len(candidates))
         has_text = bool(request.blocks)
         return Choice(
             candidates[chosen],
@@ -118,37 +112,12 @@ class ExpectedTtftPolicy(Policy):
                 "cost_seconds": Shown(costs, microseconds),
             },
             costs,
-            tokens - uncached[chosen] if has_text else None,
+            tokens - uncached if has_text else None,
             parts[kept[chosen]] if has_text else None,
             tokens - left[depths.most_kept] if has_text else None,
-            sent=sent,
-            expected_seconds=times[chosen] if self._rates.rates else None,
+            prefixes.send(request, nodes[chosen], depths.sent[chosen], depths.marks),
+            times[chosen] if known_rates.rates else None,
         )
-
-    def _pick(
-        self, times: list[float], costs: list[float], in_flight: list[int]
-    ) -> tuple[int, str]:
-        least_cost = min(costs)
-        bearable = bearable_load(in_flight, self._config)
-        imbalanced = False
-        if bearable is not None:  # somebody is not overloaded
-            costs = [
-                cost if load <= bearable else inf
-                for cost, load in zip(costs, in_flight, strict=True)
-            ]
-            imbalanced = min(costs) > least_cost
-            least_cost = min(costs)
-        enough = least_cost * (1 + TOLERANCE)
-        equals = [i for i, cost in enumerate(costs) if cost <= enough]
-        chosen = equals[0]
-        if len(equals) > 1:
-            if len(equals) > 2:
-                equals = [equals[i] for i in two_of(len(equals), self._random)]
-            chosen = equals[least([in_flight[i] for i in equals], self._random)]
-        if imbalanced:
-            return chosen, "imbalanced"
-        waits = times[chosen] > min(times) * (1 + TOLERANCE)
-        return chosen, "spares_others" if waits else "least_expected_ttft"
 
     def finished(self, trace: Trace, finished_at: float) -> None:
         seconds = first_token_seconds(trace)
@@ -163,6 +132,35 @@ class ExpectedTtftPolicy(Policy):
     def forget(self, node_id: str) -> None:
         super().forget(node_id)
         self._rates.forget(node_id)
+
+
+def _pick(
+    times: list[float],
+    costs: list[float],
+    in_flight: list[int],
+    config: PolicyConfig,
+    random: Random,
+) -> tuple[int, str]:
+    least_cost = min(costs)
+    bearable = bearable_load(in_flight, config)
+    imbalanced = False
+    if bearable is not None:  # somebody is not overloaded
+        costs = [
+            cost if load <= bearable else inf for cost, load in zip(costs, in_flight, strict=True)
+        ]
+        imbalanced = min(costs) > least_cost
+        least_cost = min(costs)
+    enough = least_cost * (1 + TOLERANCE)
+    equals = [i for i, cost in enumerate(costs) if cost <= enough]
+    chosen = equals[0]
+    if len(equals) > 1:
+        if len(equals) > 2:
+            equals = [equals[i] for i in two_of(len(equals), random)]
+        chosen = equals[least([in_flight[i] for i in equals], random)]
+    if imbalanced:
+        return chosen, "imbalanced"
+    waits = times[chosen] > min(times) * (1 + TOLERANCE)
+    return chosen, "spares_others" if waits else "least_expected_ttft"
 
 
 def first_token_seconds(trace: Trace) -> float | None:
