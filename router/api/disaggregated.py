@@ -65,11 +65,8 @@ NO_WORKERS: Final = (
 )  # reasons that are no worker's
 
 
-def run_of(shared: Forwarding, incoming: Incoming) -> Run:
-    """How this router serves this request."""
-    pairs = shared.pairs
-    if pairs is None:
-        return Run(shared, incoming)
+def run_of(shared: Forwarding, incoming: Incoming, pairs: Pairs) -> Run:
+    """How a router with such pairs serves this request."""
     method = incoming.request.method
     if method == "POST" and incoming.path in SPLIT[pairs.protocol]:
         return PairRun(shared, incoming, pairs)

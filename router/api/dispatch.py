@@ -21,6 +21,7 @@ from router.api.forwarding import Forwarding
 from router.api.guest import SERVER_NAME
 from router.api.http import error_response, method_not_allowed
 from router.api.incoming import Incoming
+from router.api.inference import Run
 from router.api.refusal import refused
 from router.api.request import Request
 from router.api.request_log import RequestLog
@@ -157,7 +158,10 @@ class Dispatcher:
             arrived,
             arrived_us,
         )
-        return run_of(self._forwarding, incoming).run()
+        shared = self._forwarding
+        pairs = shared.pairs
+        run = Run(shared, incoming) if pairs is None else run_of(shared, incoming, pairs)
+        return run.run()
 
     # -- our own endpoints -----------------------------------------------------------------
 

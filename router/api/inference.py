@@ -401,7 +401,7 @@ class Run:
         if error is not None and exchange is not None and isinstance(error, ABORTING):
             self.abort(exchange)
         status = terminal_status(error, trouble, bool(self.tried))
-        record.ended(status, now, http_status=http_status, error=trouble)
+        record.ended(status, now, http_status, trouble)
         shared.metrics.request_ended(
             trace,
             self.counted,

@@ -114,6 +114,7 @@ class Leg:
         if attempt is not None:
             attempt.duration_seconds = duration_seconds
             attempt.http_status = http_status
-            attempt.error = trouble
+            if trouble is not None:
+                attempt.error = trouble
         kind = None if trouble is None or blameless else trouble.type
         self.series.attempt_ended(http_status, kind, duration_seconds)

@@ -169,9 +169,8 @@ class RequestRecord:
         self,
         status: Status,
         now: float,
-        *,
-        http_status: int | None = None,
-        error: TraceError | None = None,
+        http_status: int | None,
+        error: TraceError | None,
     ) -> None:
         """The one terminal status. Never awaits; called from `finally`."""
         live = self.live

@@ -144,7 +144,7 @@ def read_facts(
     `aliases` of models are given where requests are routed by model; then a form is asked, too.
     """
     fields = _NO_BODY
-    text_of = JSON_ROUTES.get(route)
+    text_of = JSON_ROUTES[route] if route in JSON_ROUTES else None
     kind = content_type
     if kind != "application/json":
         kind = content_type.partition(";")[0].strip().lower()
