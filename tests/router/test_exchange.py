@@ -337,3 +337,14 @@ async def test_gaps_between_events_are_told_and_the_first_byte_is_remembered():
     bench.worker_says(chunk(EVENT))
     assert bench.exchange.first_byte_at == 101.0
     assert (bench.gaps.counts(), bench.gaps.total()) == ([0, 1, 0], 0.25)
+
+
+async def test_an_answer_that_ends_more_than_its_client_takes_leaves_a_connection_that_is_read():
+    bench = Bench()
+    bench.begin()
+    bench.worker_says(HEAD)
+    bench.client.write = lambda _data: bench.exchange.pause()  # type: ignore[method-assign]
+    bench.worker_says(chunk(EVENT) + b"0\r\n\r\n")
+    assert bench.exchange.done.done()
+    assert bench.connection.reusable
+    assert bench.wire.reading
