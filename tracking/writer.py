@@ -139,7 +139,8 @@ class TraceWriter:
                 if not self._dirty and (not self._backlog or self._backfill is not None):
                     self._changed.clear()
                     await self._changed.wait()
-                if not self._more and not self._waiters and self._taking:
+                enough = self._more or self._ended >= BATCH_RECORDS
+                if not enough and not self._waiters and self._taking:
                     await self._linger()
                 if self._held or not self._taking:
                     await self._wait_for_the_store()
