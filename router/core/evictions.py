@@ -12,9 +12,8 @@ Old reports lose weight, so that a limit may change. A worker that misses nothin
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from math import ceil, inf
+from math import inf
 from typing import Final
 
 STEPS: Final = 64  # of age, two to the doubling; the last is of everything older
@@ -22,12 +21,9 @@ WEIGHTY_BLOCKS: Final = 4096  # when so many were reported, all lose half their 
 ENOUGH: Final = 32  # reports from which a worker has a limit of its own
 EVERY: Final = 8  # reports after which a limit is looked at again
 
-# The youngest age of each step but the first.
-_YOUNGEST: Final = tuple(ceil(2 ** (step / 2)) - 1 for step in range(1, STEPS))
-
 
 def step_of(age: int) -> int:
-    return bisect_right(_YOUNGEST, age)
+    return min(STEPS - 1, ((age + 1) * (age + 1)).bit_length() - 1)
 
 
 class Evictions:
