@@ -25,6 +25,7 @@ NEWLINE: Final = b"\n"
 NEWLINE_BYTE: Final = NEWLINE[0]
 DONE: Final = b"[DONE]"
 SHORT_BYTES: Final = 1024
+MOST_PIECES: Final = 64  # each is an object: many small ones would take more than what is in them
 EDGE: Final = len(DATA) - 1  # of two pieces: what begins in one and ends in the other
 
 
@@ -61,6 +62,8 @@ class EventTail:
         self._size += len(payload)
         if self._size > self._trim_at:
             self._trim()
+        elif len(self._pieces) > MOST_PIECES:
+            self._whole()
         return events
 
     @property

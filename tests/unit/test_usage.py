@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 
 import pytest
@@ -509,6 +510,14 @@ def test_a_long_stream_of_small_events_is_kept_in_little():
     assert len(tail.window()) < TAIL_BYTES + len(event)
     assert sum(map(len, tail._pieces)) <= 2 * TAIL_BYTES + 3 * len(event)
     assert tail.events == 15_000
+
+
+def test_a_stream_in_pieces_of_one_byte_is_kept_in_little():
+    tail = EventTail()
+    for byte in sse(chunk("word"), done=False) * 50:
+        tail.feed(bytes((byte,)))
+        assert sum(map(sys.getsizeof, tail._pieces)) < 3 * TAIL_BYTES
+    assert tail.events == 50
 
 
 # -- anything at all -------------------------------------------------------------------------------
