@@ -126,8 +126,10 @@ def _compile(source: Path, root: Path) -> Path:
     cython = [sys.executable, "-m", "cython", *directives, "-I", str(root)]
     subprocess.run([*cython, "-o", str(c_file), str(source)], check=True)
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    # -fno-plt: what Python has is called without a detour, whose code would fill the caches, too
-    flags = ["-O2", "-s", "-w", "-fPIC", "-fno-plt", "-shared", "-fno-strict-aliasing"]
+    # -fno-plt: what Python has is called without a detour, whose code would fill the caches, too.
+    # A function called by a wrong type is an error of GCC 14, and so of every compiler here.
+    flags = ["-O2", "-s", "-fPIC", "-fno-plt", "-shared", "-fno-strict-aliasing"]
+    flags.append("-Werror=incompatible-pointer-types")
     include = ["-I", sysconfig.get_path("include")]
     subprocess.run([compiler, *flags, *include, "-o", str(module), str(c_file)], check=True)
     return module

@@ -180,8 +180,10 @@ def _signature(module: Module, function: ast.FunctionDef) -> str:
 
 def _source(module: Module) -> str:
     lines = module.source.encode().split(b"\n")
+    # To Cython it is what the call returns, which is a coroutine.
+    awaited = {n.returns for n in ast.walk(module.tree) if isinstance(n, ast.AsyncFunctionDef)}
     for annotation in sorted(_annotations(module.tree), key=_place, reverse=True):
-        if module.type_of(annotation) == "object":
+        if annotation in awaited or module.type_of(annotation) == "object":
             _replace(lines, annotation, b"object")
     for cls in module.classes():
         if cls.bases:

@@ -144,6 +144,11 @@ def test_only_annotations_with_our_classes_stay_but_those_of_a_struct():
     )
 
 
+def test_a_coroutine_does_not_return_what_it_is_awaited_for():
+    source = CALLED + "\nasync def found(worker: Worker) -> Worker | None: ...\n"
+    assert "async def found(worker: Worker) -> object:" in typed({"m": source})["m"][0]
+
+
 def test_no_line_moves():
     for source in (PLAIN, USER, CALLED):
         lines = [
