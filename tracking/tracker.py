@@ -43,7 +43,7 @@ log = logging.getLogger("tracking")
 START_SECONDS: Final = 2.0  # how long a start waits for the store
 FLUSH_SECONDS: Final = 0.4  # how long a query waits for this replica's own changes
 # Pauses after which another replica has mostly, then surely, committed what it had.
-COMMIT_SECONDS: Final = (0.012, 0.005, 0.015)
+COMMIT_SECONDS: Final = (0.012, 0.012, 0.015)
 EXAMINE_SECONDS: Final = 5.0  # between attempts to read the store's settings
 LOCAL_BUDGET: Final = 20_000  # records known here that a list looks at while the store is away
 SUM_UP_SECONDS: Final = 2.0

@@ -1,6 +1,6 @@
 """From changed traces to committed records, off the path of the requests.
 
-`put` only remembers which trace changed. Every 6 ms, or at once when 64 have ended, they are encoded
+`put` only remembers which trace changed. Every 10 ms, or at once when 64 have ended, they are encoded
 and written in one call. What still runs is not part of it before it has waited for one whole such time,
 so a short request is written once, when it is over. Several calls may be under way, so that a store that
 is far away is kept up with; the store takes the newest version of a record in whatever order they
@@ -39,7 +39,7 @@ log = logging.getLogger("tracking.writer")
 
 BATCH_RECORDS: Final = 64  # with a tail, and as many trimmed, 2 ms of Redis; 3 on a busy machine
 BATCH_BYTES: Final = 256 << 10  # of `Record.size`: large records, told to a tail, take 4 ms
-LINGER_SECONDS: Final = 0.006  # what runs is written 6 to 12 ms after it has changed
+LINGER_SECONDS: Final = 0.010  # what runs is written 10 to 20 ms after it has changed
 RETRY_SECONDS: Final = 0.25
 BACKFILL_PAUSE_SECONDS: Final = 0.005
 LANES: Final = 12  # calls under way at once: 3,800 records a second to a store 200 ms away
