@@ -37,8 +37,3 @@ class Clock:
 def http_date() -> bytes:
     """Now, as the header `Date` has it (RFC 9110, 5.6.7)."""
     return formatdate(usegmt=True).encode()
-
-
-def rounded(seconds: float) -> float:
-    """Microsecond precision: more digits are noise and bytes. For what is not negative."""
-    return int(seconds * 1e6 + 0.5) / 1e6  # a third of the cost of round()

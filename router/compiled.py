@@ -40,7 +40,7 @@ HOT: Final = tuple(
         ),
         "router/core": (
             "admission ages answers breaker engines evictions facts followers headers health ids kept"
-            " model_names outcome paths prefill prefix prefix_news retry rid shared_load splice sse"
+            " model_names outcome paths prefill prefix prefix_news retry rid rounding shared_load splice sse"
             " usage worker"
         ),
         "router/metrics": "histogram labels record",
@@ -128,8 +128,8 @@ def _compile(source: Path, root: Path) -> Path:
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     # -fno-plt: what Python has is called without a detour, whose code would fill the caches, too.
     # A function called by a wrong type is an error of GCC 14, and so of every compiler here.
-    flags = ["-O2", "-s", "-fPIC", "-fno-plt", "-shared", "-fno-strict-aliasing"]
-    flags.append("-Werror=incompatible-pointer-types")
+    errors = "-Werror=incompatible-pointer-types"
+    flags = ["-O2", "-s", errors, "-fPIC", "-fno-plt", "-shared", "-fno-strict-aliasing"]
     include = ["-I", sysconfig.get_path("include")]
     subprocess.run([compiler, *flags, *include, "-o", str(module), str(c_file)], check=True)
     return module

@@ -23,12 +23,12 @@ from router.api.record import RequestRecord
 from router.api.refusal import refuse
 from router.api.relay import ClientFacts, Exchange, Framing
 from router.api.sending import carry
-from router.clock import rounded
 from router.core.answers import AnswerFacts
 from router.core.engines import engine_named
 from router.core.facts import BadBody, RequestFacts, read_facts
 from router.core.outcome import answer_trouble, not_computed, terminal_status, trace_error
 from router.core.retry import Failure, GiveUp, Situation, next_move, parse_retry_after
+from router.core.rounding import rounded
 from router.core.usage import ResponseScanner
 from router.core.worker import Worker
 from router.errors import (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from router.api.relay import Exchange
-from router.clock import rounded
 from router.core.breaker import Permit, Verdict, verdict
 from router.core.outcome import attempt_trouble
+from router.core.rounding import rounded
 from router.core.worker import Worker
 from router.errors import ClientGone, ConnectFailed, OtherLegFailed, RouterError, RouterStopped
 from router.metrics.record import WorkerSeries

@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from router.api.incoming import Incoming
 from router.api.leg import Leg
-from router.clock import Clock, rounded
+from router.clock import Clock
 from router.core.answers import AnswerFacts
 from router.core.facts import RequestFacts, identifier
 from router.core.prefix import landmarks
+from router.core.rounding import rounded, rounded_share
 from router.decision_csv import DecisionCsv
 from router.telemetry.spans import SpanIds
 from tracking.lifecycle import LiveTrace
@@ -162,7 +163,7 @@ class RequestRecord:
             trace.ttft_seconds = rounded(first_byte_at - self.arrived)
         if answer.cached_tokens is not None and answer.input_tokens:
             rate = min(1.0, answer.cached_tokens / answer.input_tokens)
-            trace.cache_hit_rate = int(rate * 1e4 + 0.5) / 1e4
+            trace.cache_hit_rate = rounded_share(rate)
             trace.cache_source = "engine"
 
     def ended(

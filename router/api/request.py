@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from router.core.kept import keep
 from router.errors import BadRequest, ExpectationFailed, TooLarge
 
 Header = tuple[bytes, bytes]
 RawHeaders = Sequence[Header]
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-NAMES_KEPT: Final = 1024  # clients name headers as they like; each client does it always alike
 
 _names: dict[bytes, str] = {}
 
@@ -181,8 +181,7 @@ def by_name(raw_headers: RawHeaders) -> dict[str, str]:
 
 def _lowered(name: bytes) -> str:
     lowered = name.lower().decode("latin-1")
-    if len(_names) < NAMES_KEPT:
-        _names[name] = lowered
+    keep(_names, name, lowered, len(name))
     return lowered
 
 

@@ -53,11 +53,11 @@ class Ages:
 
     def marks(self, blocks: Sequence[int]) -> Marks:
         """What never was used, or too long ago to be remembered, was used at 0."""
-        young, old = self._young, self._old
+        young, old, unmarked = self._young, self._old, UNMARKED
         places, marked, used = [], [], []
         for place in range(len(blocks)):
             block = blocks[place]
-            if block & 7 == 0:
+            if not block & unmarked:
                 places.append(place)
                 marked.append(block)
                 used.append(young.get(block) or old.get(block, 0))

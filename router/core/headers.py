@@ -64,7 +64,6 @@ TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 AUTHORIZATION: Final = b"authorization"
 CONNECTION: Final = b"connection"
 UNSOUND_REQUEST: Final = "the head of the request has characters that must not be in it"
-UNSOUND_ANSWER: Final = "the worker's answer has control characters in its headers"
 END: Final = (b"", b"")  # the empty line, when lines are joined
 # Of these the lines are kept no longer than they are needed.
 SECRET: Final = frozenset(
@@ -160,9 +159,7 @@ class HeaderRules:
         first = self._request_lines.get((method, target))
         if first is None:
             first = self._request_line(method, target)
-        own = b"X-Request-Id: " + request_id.encode()
-        if not _sound(own):
-            raise BadRequest(UNSOUND_REQUEST)
+        own = _asked(b"X-Request-Id: " + request_id.encode())
         lines = [first, *worker.head_lines, own]
         known = self._in_requests
         authorized = self._guarded or worker.api_key is not None
@@ -174,9 +171,7 @@ class HeaderRules:
                 lowered = name.lower()
                 if lowered == AUTHORIZATION:
                     # Only one, ours before the client's: two would leave it to the worker which counts.
-                    line = GOES if authorized else name + b": " + value
-                    if not _sound(line):
-                        raise BadRequest(UNSOUND_REQUEST)
+                    line = GOES if authorized else _asked(name + b": " + value)
                     authorized = True
                 elif lowered == CONNECTION and value.lower() not in USUAL_CONNECTION:
                     line = GOES
@@ -195,9 +190,9 @@ class HeaderRules:
 
     def _request_line(self, method: str, target: str) -> bytes:
         path = target.encode("utf-8", "surrogateescape")  # back to the bytes the client sent
-        line = b"%b %b HTTP/1.1" % (method.encode(), path)
-        if not _sound(line) or SPACE in path or not path.startswith(b"/"):
+        if SPACE in path or not path.startswith(b"/"):
             raise BadRequest(UNSOUND_REQUEST)
+        line = _asked(b"%b %b HTTP/1.1" % (method.encode(), path))
         keep(self._request_lines, (method, target), line, len(line))
         return line
 
@@ -209,9 +204,7 @@ class HeaderRules:
             and lowered not in OURS_IN_REQUESTS
             and lowered != AUTHORIZATION
         ):
-            line = name + b": " + value
-            if not _sound(line):
-                raise BadRequest(UNSOUND_REQUEST)
+            line = _asked(name + b": " + value)
         if lowered not in SECRET:
             keep(self._in_requests, header, line, len(name) + len(value))
         return line
@@ -274,9 +267,7 @@ class HeaderRules:
         return b"\r\n".join(lines)
 
     def _status_line(self, status: int, reason: bytes) -> bytes:
-        line = b"HTTP/1.1 %d %b" % (status, reason)
-        if not _sound(line):
-            raise WorkerCut(UNSOUND_ANSWER)
+        line = _answered(b"HTTP/1.1 %d %b" % (status, reason))
         keep(self._status_lines, (status, reason), line, len(line))
         return line
 
@@ -284,9 +275,7 @@ class HeaderRules:
         name, value = header
         line = GOES
         if lowered not in DROPPED_FROM_ANSWERS and not lowered.startswith(OUR_PREFIX):
-            line = name + b": " + value
-            if not _sound(line):
-                raise WorkerCut(UNSOUND_ANSWER)
+            line = _answered(name + b": " + value)
         if lowered not in SECRET:
             keep(self._in_answers, header, line, len(name) + len(value))
         return line
@@ -296,6 +285,20 @@ def _not_claimed(lines: list[bytes], connection: bytes) -> list[bytes]:
     """`lines` without the headers that `Connection` claims for itself."""
     claimed = {token.strip().lower() for token in connection.split(b",")}
     return [line for line in lines if line.partition(b":")[0].lower() not in claimed]
+
+
+def _asked(line: bytes) -> bytes:
+    """A line of a request's head, as it is. Raises BadRequest."""
+    if not _sound(line):
+        raise BadRequest(UNSOUND_REQUEST)
+    return line
+
+
+def _answered(line: bytes) -> bytes:
+    """A line of an answer's head, as it is. Raises WorkerCut."""
+    if not _sound(line):
+        raise WorkerCut("the worker's answer has control characters in its headers")
+    return line
 
 
 def _sound(line: bytes) -> bool:

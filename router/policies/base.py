@@ -17,6 +17,7 @@ import msgspec
 from router.core.ages import Marks
 from router.core.facts import RequestFacts
 from router.core.prefix import PrefixIndex, Sent, matched_bytes
+from router.core.rounding import rounded_share
 from router.core.worker import Worker
 from tracking.trace import Trace
 
@@ -216,7 +217,7 @@ def prefix_depths(prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[
         most_kept = max(kept)
     for depth in different:  # most candidates share few
         if depth not in parts:
-            parts[depth] = int(matched_bytes(depth, size) / size * 1e4 + 0.5) / 1e4
+            parts[depth] = rounded_share(matched_bytes(depth, size) / size)
     return Depths(sent, kept, parts, most_kept, marks)
 
 
@@ -245,11 +246,6 @@ class Shown(Generic[N]):
 
     def __getitem__(self, index: int, /) -> float:
         return self._show(self._values[index])
-
-
-def microseconds(seconds: float) -> float:
-    """As many digits as mean something. For what is not negative."""
-    return int(seconds * 1e6 + 0.5) / 1e6  # a third of the cost of round()
 
 
 def least(values: Ranks, random: Random) -> int:

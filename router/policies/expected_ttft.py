@@ -34,6 +34,7 @@ from router.core.facts import RequestFacts
 from router.core.followers import Followers
 from router.core.prefill import PrefillRates
 from router.core.prefix import PrefixIndex
+from router.core.rounding import rounded
 from router.core.worker import Worker
 from router.policies.base import (
     Choice,
@@ -43,7 +44,6 @@ from router.policies.base import (
     bearable_load,
     least,
     loads,
-    microseconds,
     node_ids,
     policy,
     prefix_depths,
@@ -108,8 +108,8 @@ class ExpectedTtftPolicy(Policy):
                 "queued_tokens": queued,
                 "prefix_match": Shown(kept, parts.__getitem__),
                 "prefill_rate": rates,
-                "expected_ttft_seconds": Shown(times, microseconds),
-                "cost_seconds": Shown(costs, microseconds),
+                "expected_ttft_seconds": Shown(times, rounded),
+                "cost_seconds": Shown(costs, rounded),
             },
             costs,
             tokens - uncached if has_text else None,
