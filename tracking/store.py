@@ -20,7 +20,7 @@ from tracking.advice import Server, examine
 from tracking.connect import FAILURES, Client, close, connect
 from tracking.feed import FeedEvent, FeedPage, Place, parse_place
 from tracking.keys import SCHEMA, Keys, index_text
-from tracking.lines import Argument, Lines, Reply
+from tracking.lines import Argument, Lines, Reply, Start
 from tracking.paging import SCAN_BUDGET, Listed, arrived_us, read_page
 from tracking.query import TraceQuery
 from tracking.record import Record
@@ -117,13 +117,17 @@ class TraceStore:
         shebang: bool = True,
     ) -> None:
         self._client = client
-        self._lines = Lines(client) if isinstance(client, Redis) else None
+        # Others than redis-py's own, fakes among them, may have no transports.
+        self._lines = Lines(client, MOST_CALLS) if type(client) is Redis else None
         self._keys = Keys(fleet)
-        self._defaults = (own.max_entries, own.ttl_seconds)
         self._query_seconds = call_timeout_seconds
         self._background_seconds = max(call_timeout_seconds, BACKGROUND_SECONDS)
         self._turns = asyncio.Semaphore(MOST_CALLS)
-        self._scripts = {name: _Script(name, flags, shebang) for name, flags in _FLAGS.items()}
+        common = (1, self._keys.all, own.max_entries, own.ttl_seconds)
+        self._scripts = {
+            name: _Script(name, flags if shebang else None, common)
+            for name, flags in _FLAGS.items()
+        }
         self.tallies = Tallies(self._call)
 
     @classmethod
@@ -148,7 +152,8 @@ class TraceStore:
         for record in records:
             fresh = b"1" if record.fresh else b""
             arguments += (record.key, record.stored, record.tally, fresh)
-        accepted, _added = cast(list[int], await self._background("write", *arguments))
+        reply = await self._run(self._background_seconds, "write", arguments)
+        accepted, _added = cast("list[int]", reply)
         return accepted
 
     async def get(self, ids: Sequence[str]) -> list[Stored | None]:
@@ -306,28 +311,25 @@ class TraceStore:
         return await self._call(name, *arguments)
 
     async def _call(self, name: str, *arguments: Argument) -> Reply:
-        return await self._run(self._query_seconds, name, *arguments)
+        return await self._run(self._query_seconds, name, arguments)
 
     async def _background(self, name: str, *arguments: Argument) -> Reply:
-        return await self._run(self._background_seconds, name, *arguments)
+        return await self._run(self._background_seconds, name, arguments)
 
-    async def _run(self, seconds: float, name: str, *arguments: Argument) -> Reply:
+    async def _run(self, seconds: float, name: str, arguments: Sequence[Argument]) -> Reply:
         script = self._scripts[name]
-        sent = (self._keys.all, *self._defaults, *arguments)
+        deadline = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout(seconds), self._turns:
-                try:
-                    return await self._ask("EVALSHA", script.sha, 1, *sent)
-                except NoScriptError:
-                    # The server was restarted or flushed. EVAL also works behind a cluster client.
-                    return await self._ask("EVAL", script.source, 1, *sent)
+            try:
+                return await self._ask(deadline, script.by_digest, arguments)
+            except NoScriptError:
+                # The server was restarted or flushed. EVAL also works behind a cluster client.
+                return await self._ask(deadline, script.whole, arguments)
         except MovedError as error:
             raise StoreUnavailable(
                 "this server is part of a cluster: its URL must begin with redis+cluster://"
             ) from error
         except ReadOnlyError as error:
-            if self._lines is not None:
-                await self._lines.disconnect()
             raise StoreUnavailable("the server is a read-only replica") from error
         except ResponseError as error:
             if _Refused.is_ours(error):
@@ -336,10 +338,12 @@ class TraceStore:
         except FAILURES as error:
             raise StoreUnavailable(str(error) or type(error).__name__) from error
 
-    async def _ask(self, *command: Argument) -> Reply:
+    async def _ask(self, deadline: float, start: Start, arguments: Sequence[Argument]) -> Reply:
         if self._lines is not None:
-            return await self._lines.ask(*command)
-        return cast(Reply, await self._client.execute_command(*command))
+            return await self._lines.ask(deadline, start, arguments)
+        async with asyncio.timeout_at(deadline), self._turns:
+            reply = await self._client.execute_command(*start.arguments, *arguments)
+            return cast(Reply, reply)
 
 
 class _Refused(Exception):
@@ -356,13 +360,18 @@ class _Refused(Exception):
 
 
 class _Script:
-    __slots__ = ("sha", "source")
+    """`by_digest` is how it is called where the server has it, `whole` brings it along. `common` are its
+    key and the arguments that all scripts have."""
 
-    def __init__(self, name: str, flags: str, shebang: bool) -> None:
+    __slots__ = ("by_digest", "whole")
+
+    def __init__(self, name: str, flags: str | None, common: Sequence[Argument]) -> None:
         folder = resources.files("tracking") / "scripts"
         parts = [(folder / part).read_text() for part in ("_common.lua", f"{name}.lua")]
-        self.source = (f"#!lua{flags}\n" if shebang else "") + "\n".join(parts)
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        source = ("" if flags is None else f"#!lua{flags}\n") + "\n".join(parts)
+        digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self.by_digest = Start("EVALSHA", digest, *common)
+        self.whole = Start("EVAL", source, *common)
 
 
 def _stored(record: bytes) -> Stored:

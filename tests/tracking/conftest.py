@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
 import fakeredis
 import pytest
+import uvloop
 
 from tests.processes import ROOT
 from tests.tracking.servers import Cluster
@@ -21,6 +23,15 @@ from tracking.embedded import find_server
 from tracking.store import Retention, TraceStore
 
 DAY = Retention(100_000, 86_400)
+
+ON_BOTH_LOOPS = ("test_lines.py", "test_server_settings.py")  # their transports differ
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    one = {"asyncio": asyncio.new_event_loop}
+    return one | {"uvloop": uvloop.new_event_loop} if item.path.name in ON_BOTH_LOOPS else one
 
 
 class Server:

@@ -6,7 +6,7 @@ import hiredis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.lines import packed
+from tracking.lines import Start, packed
 
 ARGUMENTS = st.one_of(
     st.binary(max_size=600),
@@ -15,6 +15,6 @@ ARGUMENTS = st.one_of(
 )
 
 
-@given(st.lists(ARGUMENTS, min_size=1, max_size=8))
-def test_a_command_is_packed_as_others_pack_it(command):
-    assert packed(command) == hiredis.pack_command(tuple(command))
+@given(st.lists(ARGUMENTS, min_size=1, max_size=4), st.lists(ARGUMENTS, max_size=8))
+def test_a_command_is_packed_as_others_pack_it(start, rest):
+    assert packed(Start(*start), rest) == hiredis.pack_command((*start, *rest))
