@@ -128,8 +128,7 @@ class Fuzz:
         world, out = self._world, bytes(client.transport.written)
         if len(world.traces) != 1:
             return [f"{len(world.traces)} traces of one request"]
-        (live,) = world.traces.values()
-        trace = live.trace
+        (trace,) = world.traces.values()
         relayed = RELAYED in out.lower()
         cut = trace.error is not None and trace.error.type not in ("worker_status", "worker_abort")
         said = answer_wrong(out, aborted=client.transport.aborted)

@@ -215,7 +215,7 @@ class World(logging.Handler):
         self.upstream.clear()
 
     def _put(self, live: LiveTrace) -> None:
-        key = live.trace.key or ""
+        key = live.key
         self.traces[key] = live
         if live.terminal:
             self.ends.append(key)

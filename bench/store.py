@@ -131,7 +131,7 @@ async def largest_batches(server: Server, batches: int) -> dict[str, Figures]:
                 batch: list[Record] = []
                 while len(batch) < BATCH_RECORDS and sum(one.size for one in batch) < BATCH_BYTES:
                     one = finished(started(number, now_us()))
-                    one.trace.label = "x" * label
+                    one.label = "x" * label
                     batch.append(Record(one, "bench/1"))
                     number += 1
                 await store.write(batch)
@@ -160,7 +160,7 @@ async def freshness(server: Server, rate: int, seconds: float) -> Figures:
         number += 1
         put_at = time.perf_counter()
         writer.put(trace)
-        while (await reader.get([trace.trace.request_id])).records == [None]:
+        while (await reader.get([trace.request_id])).records == [None]:
             await asyncio.sleep(0.0005)
         ages.append(time.perf_counter() - put_at)
         finished(trace)

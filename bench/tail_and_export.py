@@ -49,19 +49,16 @@ def resident_mb(process: Process) -> float:
 def a_record() -> Record:
     """One as a streamed chat request leaves it: a row of 630 bytes, a detail of 1.5 KB."""
     one = live(f"01a20b35-df4f-79e3-{time():.9f}")
-    trace = one.trace
-    trace.method, trace.stream, trace.http_status, trace.router_id = "POST", True, 200, "router-0"
-    trace.model, trace.completion_time = "SmolLM2-135M-Instruct", trace.timestamp
-    trace.input_tokens, trace.output_tokens, trace.cached_tokens = 72, 12, 59
-    trace.queue_seconds, trace.ttft_seconds, trace.duration_seconds = 0.000332, 0.1, 0.329676
-    trace.label = f"{time():.6f}"
+    one.method, one.stream, one.http_status, one.router_id = "POST", True, 200, "router-0"
+    one.model, one.ended_us = "SmolLM2-135M-Instruct", one.arrived_us
+    one.input_tokens, one.output_tokens, one.cached_tokens = 72, 12, 59
+    one.queue_seconds, one.ttft_seconds, one.duration_seconds = 0.000332, 0.1, 0.329676
+    one.label = f"{time():.6f}"
     candidates = [
         Candidate(f"worker-{n}", "http://127.0.0.1:30006", n == 0, {"in_flight": n, "prefix_match": 0.5})
         for n in range(8)
     ]  # fmt: skip
-    one.detail.decision = Decision(
-        "cache_aware", "prefix_match", "exact", 8, candidates, 0.0, 0.0001
-    )
+    one.decision = Decision("cache_aware", "prefix_match", "exact", 8, candidates, 0.0, 0.0001)
     return Record(one, "bench/1")
 
 

@@ -8,7 +8,6 @@ from tracking.trace import (
     Candidate,
     Decision,
     EngineReport,
-    Trace,
     rfc3339,
 )
 
@@ -19,17 +18,16 @@ def started(number: int, arrived_us: int) -> LiveTrace:
     """A request that was sent to its worker."""
     key = "0198a1c2-%04x-7abc-8def-%012x" % (number & 0xFFFF, number)
     node, url = f"worker-{number % WORKERS}", f"http://10.0.0.{number % WORKERS}:30005"
-    trace = Trace(
-        request_id=f"req-{number:020}", node_id=node, worker_url=url,
-        routing_policy="cache_aware", status="queued", timestamp=rfc3339(arrived_us),
-        cache_hit_rate=0.81, queue_size=3, key=key, route="/v1/chat/completions", method="POST",
-        model="Qwen/Qwen3-32B", stream=True, predicted_cached_tokens=1000,
-        cache_source="predicted", queue_seconds=0.000123, router_id="router-7c9f-12-ab34cd",
-        session_id=f"user-{number % 5000}", trace_id="%032x" % number,
-    )  # fmt: skip
-    live = LiveTrace(trace, arrived_us)
-    live.detail.attempts = [Attempt(node, url, trace.timestamp)]
-    live.detail.decision = Decision(
+    live = LiveTrace(key, f"req-{number:020}", "cache_aware", arrived_us)
+    live.node_id, live.worker_url, live.queue_size = node, url, 3
+    live.route, live.method = "/v1/chat/completions", "POST"
+    live.model, live.stream = "Qwen/Qwen3-32B", True
+    live.cache_hit_rate, live.cache_source, live.predicted_cached_tokens = 0.81, "predicted", 1000
+    live.queue_seconds = 0.000123
+    live.router_id, live.trace_id = "router-7c9f-12-ab34cd", "%032x" % number
+    live.session_id = f"user-{number % 5000}"
+    live.attempts = [Attempt(node, url, rfc3339(arrived_us))]
+    live.decision = Decision(
         "cache_aware", "cached", "exact", WORKERS,
         [
             Candidate(f"worker-{n}", f"http://10.0.0.{n}:30005", n == number % WORKERS,
@@ -38,22 +36,21 @@ def started(number: int, arrived_us: int) -> LiveTrace:
         ],
         0.012, 0.000045,
     )  # fmt: skip
-    live.detail.prefix_hashes = ["%016x" % (number * 7 + n) for n in range(3)]
+    live.prefix_hashes = ["%016x" % (number * 7 + n) for n in range(3)]
     live.move("routed")
     return live
 
 
 def finished(live: LiveTrace) -> LiveTrace:
     """The same request when its answer was delivered."""
-    trace = live.trace
     live.move("processing")
-    trace.http_status, trace.completion_time = 200, trace.timestamp
-    trace.input_tokens, trace.output_tokens, trace.cached_tokens = 1234, 321, 1024
-    trace.cache_hit_rate, trace.cache_source = 0.8298, "engine"
-    trace.ttft_seconds, trace.duration_seconds = 0.234567, 3.456789
-    trace.engine_request_id = "chatcmpl-" + trace.request_id  # as vLLM does with the id it gets
-    trace.engine = EngineReport(finish_reason="stop", e2e_latency=3.45)
-    live.detail.attempts[0].duration_seconds = 3.4567
-    live.detail.attempts[0].http_status = 200
+    live.http_status, live.ended_us = 200, live.arrived_us
+    live.input_tokens, live.output_tokens, live.cached_tokens = 1234, 321, 1024
+    live.cache_hit_rate, live.cache_source = 0.8298, "engine"
+    live.ttft_seconds, live.duration_seconds = 0.234567, 3.456789
+    live.engine_request_id = "chatcmpl-" + live.request_id  # as vLLM does with the id it gets
+    live.engine = EngineReport(finish_reason="stop", e2e_latency=3.45)
+    live.attempts[0].duration_seconds = 3.4567
+    live.attempts[0].http_status = 200
     live.move("completed")
     return live

@@ -24,7 +24,8 @@ from tests.sim.faults import parse_fault
 from tests.sim.pairing import Part
 from tests.sim.records import Record
 from tests.waiting import until
-from tracking.trace import Attempt, Trace
+from tracking.lifecycle import LiveTrace
+from tracking.trace import Attempt
 
 PARTS: Mapping[PdProtocol, tuple[Part, Part]] = {
     "sglang": ("prefill", "decode"),
@@ -72,11 +73,11 @@ class PairFleet:
     async def post(self, path: str, body: object, *, request_id: str = "a") -> Answer:
         return await call(self.app, "POST", path, body, headers={"x-request-id": request_id})
 
-    def trace(self, request_id: str = "a") -> Trace:
-        return self.records.live[request_id].trace
+    def trace(self, request_id: str = "a") -> LiveTrace:
+        return self.records.live[request_id]
 
     def attempts(self, request_id: str = "a") -> list[Attempt]:
-        return self.records.live[request_id].detail.attempts
+        return self.records.live[request_id].attempts
 
     def worker(self, half: Half) -> Worker:
         found = self.app.fleet.by_url(half.url)

@@ -117,15 +117,15 @@ class Records:
         app.forwarding.recorder = Recorder(self._put, app.clock, "r", "p")
 
     def _put(self, live: LiveTrace) -> None:
-        self.live[live.trace.request_id] = live
+        self.live[live.request_id] = live
         self._put_on(live)
 
     def status(self, request_id: str) -> Status | None:
         live = self.live.get(request_id)
-        return None if live is None else live.trace.status
+        return None if live is None else live.status
 
     def error_type(self, request_id: str) -> ErrorType | None:
-        error = self.live[request_id].trace.error
+        error = self.live[request_id].error
         return None if error is None else error.type
 
 

@@ -18,9 +18,8 @@ def newest_by_id(
         by_id |= dict.fromkeys(filter(None, (record.engine_id, record.key)), record)
         by_id[record.request_id] = record
     for live in sorted(running, key=lambda live: live.arrived_us):
-        trace = live.trace
-        by_id |= dict.fromkeys(filter(None, (trace.engine_request_id, live.key)), live)
-        by_id[trace.request_id] = live
+        by_id |= dict.fromkeys(filter(None, (live.engine_request_id, live.key)), live)
+        by_id[live.request_id] = live
     return by_id
 
 

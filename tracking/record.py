@@ -15,7 +15,7 @@ import msgspec
 from tracking.keys import INDEX_TEXT_BYTES, index_text
 from tracking.lifecycle import LiveTrace
 from tracking.size import LARGEST_RECORD, LARGEST_ROW, fitted
-from tracking.sums import MAX_NAME
+from tracking.sums import MAX_NAME, Finished
 from tracking.trace import Attempt, Candidate, Decision, Status, Trace, TraceDetail, join_parts
 
 _encoder: Final = msgspec.json.Encoder()
@@ -40,24 +40,23 @@ class Record:
     """Bytes it takes while it is kept here."""
 
     def __init__(self, live: LiveTrace, owner: str, *, fresh: bool = True) -> None:
-        trace = live.trace
         self.key = live.key
         self.owner = owner
         self.fresh = fresh
         self.revision = live.revision
         self.arrived_us = live.arrived_us
-        self.status: Status = trace.status
+        self.status: Status = live.status
         self.terminal = live.terminal
-        self.node_id = trace.node_id
-        self.request_id = trace.request_id
-        self.engine_id = trace.engine_request_id
-        self.session_id = trace.session_id
-        self._encode(trace, live.detail, _receipt(live))
+        self.node_id = live.node_id
+        self.request_id = live.request_id
+        self.engine_id = live.engine_request_id
+        self.session_id = live.session_id
+        self._encode(live.row(), live.detail(), _receipt(live))
+        self.tally = _tally(live) if live.terminal else b""
 
     def _encode(self, trace: Trace, detail: TraceDetail, receipt: msgspec.Raw | None) -> None:
         self.stored = _stored(self._meta(), trace, detail, receipt)
         self.size = len(self.stored) + _OVERHEAD_BYTES
-        self.tally = _tally(trace, self.arrived_us, detail.decision) if self.terminal else b""
 
     def _meta(self) -> bytes:
         session_id = self.session_id or ""
@@ -109,19 +108,25 @@ class Record:
         """Replace node names made up while the store was away. Rare, so it may decode."""
         trace = msgspec.json.decode(self.row, type=Trace)
         detail = msgspec.json.decode(self.detail, type=TraceDetail)
-        rename_nodes(trace, detail, rename)
+        _rename_nodes(trace, detail, rename)
         self.node_id = trace.node_id
         self._encode(trace, detail, None)
+        if self.terminal:
+            names, _, facts = self.tally.partition(b"\n")
+            finished = msgspec.json.decode(facts, type=Finished)
+            finished.node = trace.node_id
+            self.tally = names + b"\n" + _encode(finished)
 
 
 def rename_running(live: LiveTrace, rename: Callable[[str], str]) -> None:
     """Apply `rename` to every node name in a trace that is not encoded yet."""
-    rename_nodes(live.trace, live.detail, rename)
+    _rename_nodes(live, live, rename)
     live.receipt = None
 
 
-def rename_nodes(trace: Trace, detail: TraceDetail, rename: Callable[[str], str]) -> None:
-    """Apply `rename` to every node name in a trace."""
+def _rename_nodes(
+    trace: Trace | LiveTrace, detail: TraceDetail | LiveTrace, rename: Callable[[str], str]
+) -> None:
     trace.node_id = rename(trace.node_id)
     if trace.prefill_node_id is not None:
         trace.prefill_node_id = rename(trace.prefill_node_id)
@@ -144,7 +149,7 @@ class _Detail(msgspec.Struct, omit_defaults=True, gc=False):
 
 def _receipt(live: LiveTrace) -> msgspec.Raw | None:
     """What is written more than once has one and the same receipt: it is encoded once."""
-    decision = live.detail.decision
+    decision = live.decision
     if decision is None or (live.terminal and live.receipt is None):
         return None
     if live.receipt is None or live.receipt[0] is not decision:
@@ -167,24 +172,24 @@ def _stored(meta: bytes, trace: Trace, detail: TraceDetail, receipt: msgspec.Raw
     return stored
 
 
-def _tally(trace: Trace, arrived_us: int, decision: Decision | None) -> bytes:
+def _tally(live: LiveTrace) -> bytes:
     """Names to count by, and the facts of `sums.Finished`, without an object made of them."""
-    route, policy, model = trace.route, trace.routing_policy, trace.model
+    route, policy, model, decision = live.route, live.routing_policy, live.model, live.decision
     facts = (
-        arrived_us,
-        trace.node_id,
+        live.arrived_us,
+        live.node_id,
         "" if route is None else route[:MAX_NAME],
         policy,
         "" if model is None else model[:MAX_NAME],
-        trace.status,
-        trace.queue_seconds,
-        trace.ttft_seconds,
-        trace.duration_seconds,
-        trace.input_tokens,
-        trace.output_tokens,
-        trace.cached_tokens,
-        trace.cache_hit_rate,
-        trace.predicted_cached_tokens,
+        live.status,
+        live.queue_seconds,
+        live.ttft_seconds,
+        live.duration_seconds,
+        live.input_tokens,
+        live.output_tokens,
+        live.cached_tokens,
+        live.cache_hit_rate,
+        live.predicted_cached_tokens,
         None if decision is None else decision.regret_tokens,
         "" if decision is None else decision.quality,
     )

@@ -38,6 +38,7 @@ ErrorType = Literal[
     "router_lost",
 ]
 DecisionQuality = Literal["exact", "degraded", "fallback"]
+CacheSource = Literal["engine", "predicted"]
 
 LegKind = Literal["prefill", "decode"]
 
@@ -109,7 +110,7 @@ class EngineReport(msgspec.Struct, omit_defaults=True, gc=False):
     reasoning_tokens: int | None = None
 
 
-class Trace(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
+class Trace(msgspec.Struct, omit_defaults=True, gc=False):
     """The row of a trace. The first eight fields are always present, also when null or 0."""
 
     request_id: str
@@ -134,7 +135,7 @@ class Trace(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     output_tokens: int | None = None
     cached_tokens: int | None = None
     predicted_cached_tokens: int | None = None
-    cache_source: Literal["engine", "predicted"] | None = None
+    cache_source: CacheSource | None = None
     prefill_node_id: str | None = (
         None  # where another worker than that of `node_id` did the prefill
     )

@@ -375,7 +375,7 @@ class Run:
     def finish(self, error: RouterError | None) -> None:
         """The one terminal status, and who is told of it."""
         shared, exchange, record = self.shared, self.exchange, self.record
-        trace = record.live.trace
+        trace = record.live
         now = shared.clock.now()
         trouble = None if error is None else trace_error(error)
         http_status = None if error is None else error.status
@@ -414,7 +414,7 @@ class Run:
             for policy in shared.policies:
                 if policy.learns:
                     # In milliseconds, as other replicas read it: all have the same history.
-                    policy.finished(trace, shared.clock.unix_us(now) // 1000 / 1000)
+                    policy.finished(trace.row(), shared.clock.unix_us(now) // 1000 / 1000)
         shared.request_log.ended(trace, len(self.tried))
 
     @property

@@ -20,12 +20,9 @@ from router.decision_csv import DecisionCsv
 from router.telemetry.spans import SpanIds
 from tracking.lifecycle import LiveTrace
 from tracking.trace import (
-    NO_NODE,
-    NO_WORKER_URL,
     Attempt,
     LegKind,
     Status,
-    Trace,
     TraceError,
     rfc3339,
 )
@@ -71,25 +68,24 @@ class RequestRecord:
     def understood(self, facts: RequestFacts) -> None:
         """The body has been read."""
         live = self.live
-        trace = live.trace
-        trace.model = facts.model
-        trace.served_model = facts.served_model
-        trace.stream = facts.stream
+        live.model = facts.model
+        live.served_model = facts.served_model
+        live.stream = facts.stream
         if facts.session_id is not None:
-            trace.session_id = facts.session_id
-        elif trace.session_id is None:
-            trace.session_id = identifier(facts.routing_key)
-        trace.engine_request_id = facts.engine_request_id
-        live.detail.prefix_hashes = [
+            live.session_id = facts.session_id
+        elif live.session_id is None:
+            live.session_id = identifier(facts.routing_key)
+        live.engine_request_id = facts.engine_request_id
+        live.prefix_hashes = [
             prefix.to_bytes(8).hex() for prefix in landmarks(facts.blocks, PREFIX_HASH_LIMIT)
         ]
 
     def prefilling(self, leg: Leg, now: float) -> None:
         """A worker was chosen for the prefill alone; `routed` follows, for the decode."""
         live, worker = self.live, leg.worker
-        live.trace.prefill_node_id = worker.node_id
-        live.trace.prefill_worker_url = worker.url
-        live.detail.prefill_decision = leg.decision
+        live.prefill_node_id = worker.node_id
+        live.prefill_worker_url = worker.url
+        live.prefill_decision = leg.decision
         self._begin(leg, now, "prefill")
 
     def decoding(self, leg: Leg, now: float) -> None:
@@ -102,19 +98,18 @@ class RequestRecord:
         """A worker was chosen, for the first or for another attempt. `prefill` is the leg that the
         prefill is part of: the same, but where that is another worker's."""
         live, worker, choice = self.live, leg.worker, prefill.choice
-        trace = live.trace
-        trace.node_id = worker.node_id
-        trace.worker_url = worker.url
-        trace.worker_origin = worker.origin
-        trace.routing_policy = leg.decision.policy
-        trace.queue_size = leg.queue_size
-        trace.prefill_tokens = prefill.worker.queued_tokens
-        trace.predicted_cached_tokens = choice.predicted_cached_tokens
-        trace.cache_hit_rate = choice.predicted_hit_rate
-        trace.cache_source = None if choice.predicted_hit_rate is None else "predicted"
-        if trace.queue_seconds is None:
-            trace.queue_seconds = rounded(now - self.arrived)
-        live.detail.decision = leg.decision
+        live.node_id = worker.node_id
+        live.worker_url = worker.url
+        live.worker_origin = worker.origin
+        live.routing_policy = leg.decision.policy
+        live.queue_size = leg.queue_size
+        live.prefill_tokens = prefill.worker.queued_tokens
+        live.predicted_cached_tokens = choice.predicted_cached_tokens
+        live.cache_hit_rate = choice.predicted_hit_rate
+        live.cache_source = None if choice.predicted_hit_rate is None else "predicted"
+        if live.queue_seconds is None:
+            live.queue_seconds = rounded(now - self.arrived)
+        live.decision = leg.decision
         self._begin(leg, now, None if prefill is leg else "decode")
         live.move("routed")
         self._put(live)
@@ -133,38 +128,38 @@ class RequestRecord:
             kind,
             worker.origin,
         )
-        self.live.detail.attempts.append(leg.attempt)
+        self.live.attempts.append(leg.attempt)
         if self._csv is not None:
-            self._csv.decided(self.live.trace.request_id, leg.decision, began_us)
+            self._csv.decided(self.live.request_id, leg.decision, began_us)
 
     def processing(self, http_status: int, now: float) -> None:
         """An answer's head was accepted for relaying."""
         live = self.live
         self.head_at = now
-        live.trace.http_status = http_status
+        live.http_status = http_status
         live.move("processing")
         self._put(live)
 
     def known_as(self, engine_request_id: str) -> None:
         """A stream has told the engine's id: the request can be found, and aborted, by it."""
-        self.live.trace.engine_request_id = engine_request_id
+        self.live.engine_request_id = engine_request_id
         self._put(self.live)
 
     def answered(self, answer: AnswerFacts, first_byte_at: float | None) -> None:
         """What the worker's bytes said, as far as they came."""
-        trace = self.live.trace
-        trace.input_tokens = answer.input_tokens
-        trace.output_tokens = answer.output_tokens
-        trace.cached_tokens = answer.cached_tokens
-        trace.engine = answer.engine
+        live = self.live
+        live.input_tokens = answer.input_tokens
+        live.output_tokens = answer.output_tokens
+        live.cached_tokens = answer.cached_tokens
+        live.engine = answer.engine
         if answer.engine_request_id is not None:
-            trace.engine_request_id = answer.engine_request_id
-        if trace.stream and first_byte_at is not None:
-            trace.ttft_seconds = rounded(first_byte_at - self.arrived)
+            live.engine_request_id = answer.engine_request_id
+        if live.stream and first_byte_at is not None:
+            live.ttft_seconds = rounded(first_byte_at - self.arrived)
         if answer.cached_tokens is not None and answer.input_tokens:
             rate = min(1.0, answer.cached_tokens / answer.input_tokens)
-            trace.cache_hit_rate = rounded_share(rate)
-            trace.cache_source = "engine"
+            live.cache_hit_rate = rounded_share(rate)
+            live.cache_source = "engine"
 
     def ended(
         self,
@@ -175,17 +170,16 @@ class RequestRecord:
     ) -> None:
         """The one terminal status. Never awaits; called from `finally`."""
         live = self.live
-        trace = live.trace
         ended_us = self._clock.unix_us(now)
         if http_status is not None:
-            trace.http_status = http_status
-        trace.error = error
-        trace.duration_seconds = rounded(now - self.arrived)
-        trace.completion_time = rfc3339(ended_us)
+            live.http_status = http_status
+        live.error = error
+        live.duration_seconds = rounded(now - self.arrived)
+        live.ended_us = ended_us
         live.move(status)
         self._put(live)
         if self._csv is not None:
-            self._csv.ended(trace, ended_us)
+            self._csv.ended(live.row(), ended_us)
         if self._tell_spans is not None and self._span_ids is not None:
             self._tell_spans(live, self._span_ids)
 
@@ -210,23 +204,12 @@ class Recorder:
         self._csv = csv
 
     def open(self, incoming: Incoming) -> RequestRecord:
-        trace = Trace(
-            request_id=incoming.request_id,
-            node_id=NO_NODE,
-            worker_url=NO_WORKER_URL,
-            routing_policy=self._policy,
-            status="queued",
-            timestamp=rfc3339(incoming.arrived_us),
-            cache_hit_rate=None,
-            queue_size=0,
-            key=incoming.key,
-            route=incoming.path,
-            method=incoming.request.method,
-            router_id=self._router_id,
-            trace_id=incoming.trace_id,
-            label=incoming.trace_label,
-        )
-        live = LiveTrace(trace, incoming.arrived_us)
+        live = LiveTrace(incoming.key, incoming.request_id, self._policy, incoming.arrived_us)
+        live.route = incoming.path
+        live.method = incoming.request.method
+        live.router_id = self._router_id
+        live.trace_id = incoming.trace_id
+        live.label = incoming.trace_label
         record = RequestRecord(live, incoming.arrived, self._clock, self._put, self._csv)
         ids = incoming.span_ids
         if ids is not None and ids.sampled and self._tell_spans is not None:

@@ -12,7 +12,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from tracking.trace import Status, Trace
+from tracking.lifecycle import LiveTrace
+from tracking.trace import Status
 
 log = logging.getLogger("router.requests")
 
@@ -34,7 +35,7 @@ class RequestLog:
         self._lines = 0
         self._left_out = 0
 
-    def ended(self, trace: Trace, attempts: int) -> None:
+    def ended(self, trace: LiveTrace, attempts: int) -> None:
         """An inference request has ended; `trace` is terminal."""
         level = LEVELS.get(trace.status, logging.WARNING)
         if not log.isEnabledFor(level) or not self._room(level):

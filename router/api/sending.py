@@ -69,7 +69,7 @@ def headers_for(worker: Worker, incoming: Incoming, record: RequestRecord) -> Ra
     ids = incoming.span_ids
     if ids is None:
         return raw
-    attempts = record.live.detail.attempts
+    attempts = record.live.attempts
     at = [n for n, one in enumerate(attempts, start=1) if one.node_id == worker.node_id]
     return ids.headers(raw, at[-1] if at else len(attempts))
 

@@ -23,7 +23,8 @@ from router.metrics.histogram import (
     checked_buckets,
 )
 from router.metrics.labels import UNKNOWN, ModelLabels, method_label
-from tracking.trace import Decision, DecisionQuality, ErrorType, Status, Trace
+from tracking.lifecycle import LiveTrace
+from tracking.trace import Decision, DecisionQuality, ErrorType, Status
 from tracking.view import StoreState
 
 K = TypeVar("K")
@@ -209,7 +210,7 @@ class WorkerSeries:
         if change.what == "breaker":
             self.breaker_changes[change.before, change.after] += 1
 
-    def request_ended(self, route: str, trace: Trace, duration_seconds: float) -> None:
+    def request_ended(self, route: str, trace: LiveTrace, duration_seconds: float) -> None:
         """A request is over whose last worker this was."""
         durations: Histogram = self.durations[route, trace.status]
         durations.observe(duration_seconds)
@@ -323,7 +324,7 @@ class Metrics:
 
     def request_ended(
         self,
-        trace: Trace,
+        trace: LiveTrace,
         at: RouteSeries,
         series: WorkerSeries | None,
         error_code: str,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from router.telemetry.spans import SpanIds
 from tracking.lifecycle import LiveTrace
-from tracking.trace import Attempt, Trace, TraceDetail, TraceError
+from tracking.trace import Attempt, TraceError
 
 if TYPE_CHECKING:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -75,9 +75,7 @@ def span_export(router_id: str, environ: Mapping[str, str]) -> SpanExport | None
 
 class Finished(NamedTuple):
     ids: SpanIds
-    arrived_us: int
-    trace: Trace
-    detail: TraceDetail
+    trace: LiveTrace
 
 
 class SpanExport:
@@ -104,7 +102,7 @@ class SpanExport:
         if len(self._waiting) >= MOST_WAITING:
             self.dropped += 1
         else:
-            self._waiting.append(Finished(ids, live.arrived_us, live.trace, live.detail))
+            self._waiting.append(Finished(ids, live))
 
     def counts(self) -> Mapping[str, int]:
         return {"exported": self.exported, "dropped": self.dropped}
@@ -152,7 +150,7 @@ def spans_of(one: Finished, resource: Resource) -> list[ReadableSpan]:
     from opentelemetry.trace import SpanKind, Status, StatusCode
 
     trace, ids = one.trace, one.ids
-    start = one.arrived_us * 1000
+    start = trace.arrived_us * 1000
     scope = InstrumentationScope(SCOPE)
 
     def span(
@@ -197,12 +195,12 @@ def spans_of(one: Finished, resource: Resource) -> list[ReadableSpan]:
         waited = (start, start + _ns(trace.queue_seconds))
         spans.append(span("admission", ids.attempt_id(QUEUE), own, SpanKind.INTERNAL, waited, {}))
     operation = OPERATIONS.get(trace.route or "", trace.route or "")
-    for number, attempt in enumerate(one.detail.attempts, start=1):
+    for number, attempt in enumerate(one.trace.attempts, start=1):
         begun = int(datetime.fromisoformat(attempt.started_at).timestamp() * 1000) * 1_000_000
         begun = max(begun, start)  # it is cut to milliseconds, the request's own start is not
         times = (begun, begun + _ns(attempt.duration_seconds or 0.0))
         name = f"{operation} {trace.model}" if trace.model else operation
-        attributes = attempt_attributes(one, attempt, last=number == len(one.detail.attempts))
+        attributes = attempt_attributes(one, attempt, last=number == len(one.trace.attempts))
         spans.append(
             span(
                 name,
@@ -215,7 +213,7 @@ def spans_of(one: Finished, resource: Resource) -> list[ReadableSpan]:
 
 
 def request_attributes(one: Finished) -> Attributes:
-    trace, decision = one.trace, one.detail.decision
+    trace, decision = one.trace, one.trace.decision
     return known(
         {
             "http.request.method": trace.method,
@@ -255,7 +253,7 @@ def attempt_attributes(one: Finished, attempt: Attempt, *, last: bool) -> Attrib
     )
 
 
-def gen_ai(trace: Trace) -> dict[str, Value | None]:
+def gen_ai(trace: LiveTrace) -> dict[str, Value | None]:
     """The names that are agreed upon for requests to models; all of them still in development."""
     reason = None if trace.engine is None else trace.engine.finish_reason
     return {

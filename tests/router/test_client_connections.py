@@ -197,7 +197,7 @@ async def test_a_client_that_asks_and_leaves_in_one_breath_has_its_trace(app: Ap
 
     def put(live: LiveTrace) -> None:
         if live.terminal:
-            ended.append(live.trace.status)
+            ended.append(live.status)
 
     app.forwarding.recorder = Recorder(put, app.clock, "r", "p")
     loop = asyncio.get_running_loop()

@@ -114,8 +114,8 @@ async def test_a_trace_tells_where_its_worker_was_found(path: Path):
             records = Records(app)
             await call(app, "POST", "/generate", {"text": "a"}, headers={"X-Request-Id": "r"})
             live = records.live["r"]
-            assert live.trace.worker_origin == f"file:{path}"
-            assert [a.worker_origin for a in live.detail.attempts] == [f"file:{path}"]
+            assert live.worker_origin == f"file:{path}"
+            assert [a.worker_origin for a in live.attempts] == [f"file:{path}"]
 
 
 async def test_one_that_was_added_by_api_stays_whatever_the_file_says(path: Path):

@@ -54,7 +54,7 @@ async def test_requests_reach_each_rank_and_traces_name_it(rank_header: bool) ->
         records = Records(app)
         for number in range(6):
             answer = await generate(app, headers={"X-Request-Id": f"r{number}"})
-            trace = records.live[f"r{number}"].trace
+            trace = records.live[f"r{number}"]
             rank = reached(worker)[-1]
             assert trace.node_id == f"worker-0@{rank}"
             assert trace.worker_url == worker.url

@@ -87,7 +87,7 @@ async def test_a_model_that_nobody_serves_is_404_and_is_told_which_there_are() -
             "param": "model",
             "code": "model_not_found",
         }
-        trace = records.live["r1"].trace
+        trace = records.live["r1"]
         assert (trace.status, trace.model, trace.http_status) == ("rejected", "gpt-5", 404)
         assert not llama.sim.records.list("/v1/chat/completions")
         assert not qwen.sim.records.list("/v1/chat/completions")
@@ -172,13 +172,13 @@ async def test_an_alias_reaches_the_worker_under_the_models_own_name() -> None:
         assert served_by(answer) == llama.url
         (received,) = llama.sim.records.list("/v1/chat/completions")
         assert received.body == body.replace(b'"gpt-4"', b'"llama"').decode()
-        trace = records.live["r1"].trace
+        trace = records.live["r1"]
         assert (trace.model, trace.served_model) == ("gpt-4", "llama")
         assert await listed(app) == ["gpt-4", "llama", "qwen"]
         assert (await chat(app, "ghost")).status == 404
 
         await chat(app, "llama", x_request_id="r2")
-        assert records.live["r2"].trace.served_model is None
+        assert records.live["r2"].served_model is None
 
 
 async def test_names_of_one_model_share_its_prefixes() -> None:
@@ -274,7 +274,7 @@ class Chosen:
         self._count += 1
         name = f"r{self._count}"
         await chat(self._app, model, x_request_id=name)
-        return self._records.live[name].trace.routing_policy
+        return self._records.live[name].routing_policy
 
 
 async def test_each_model_may_have_a_policy_of_its_own() -> None:

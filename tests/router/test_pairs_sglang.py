@@ -65,7 +65,7 @@ async def test_the_decode_worker_answers_and_the_trace_shows_both_legs(body):
         ]
         assert prefill.duration_seconds is not None
         assert decode.duration_seconds is not None
-        detail = fleet.records.live["a"].detail
+        detail = fleet.records.live["a"].detail()
         assert detail.prefill_decision is not None
         assert detail.decision is not None
         assert detail.prefill_decision.candidates[0].node_id == "worker-0"
@@ -418,7 +418,7 @@ async def test_prompts_that_begin_alike_go_to_the_same_prefill_worker():
         assert trace.predicted_cached_tokens
         assert trace.cache_source == "engine"
         assert trace.cached_tokens  # the prefill worker's
-        detail = fleet.records.live["r3"].detail
+        detail = fleet.records.live["r3"].detail()
         assert detail.prefill_decision is not None
         assert detail.prefill_decision.policy == "cache_aware"
 
@@ -505,7 +505,7 @@ async def test_a_router_that_stops_ends_both_legs():
         records = fleet.records
     answer = await asking
     assert answer.status == 503
-    assert [one.error.type for one in records.live["a"].detail.attempts if one.error] == [
+    assert [one.error.type for one in records.live["a"].attempts if one.error] == [
         "router_lost"
     ] * 2
 

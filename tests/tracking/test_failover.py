@@ -64,7 +64,7 @@ class Load:
             for tracker in self._trackers:
                 for _ in range(3):
                     trace = live(f"k{len(self.keys):06}", status="processing")
-                    self.keys.append(trace.trace.key)
+                    self.keys.append(trace.key)
                     tracker.put(trace)
                     running.append((tracker, trace))
             await asyncio.sleep(0.02)
@@ -137,9 +137,9 @@ async def test_what_the_new_master_never_got_is_sent_again(servers):
     keys = []
     for _ in range(1500):
         trace = live()
-        trace.detail.prefix_hashes = ["%016x" % number for number in range(1200)]  # some 23 KB
+        trace.prefix_hashes = ["%016x" % number for number in range(1200)]  # some 23 KB
         a.put(trace)
-        keys.append(trace.trace.key)
+        keys.append(trace.key)
     await until(lambda: caught_up(a))
     master.kill()
     replica.send(signal.SIGCONT)

@@ -96,7 +96,7 @@ async def test_a_page_of_large_rows_is_shorter_and_none_is_passed_over(backend):
     large = []
     for number in range(160):
         one = live(f"k{number}")
-        one.trace.label = "x" * 7000
+        one.label = "x" * 7000
         large.append(Record(one, "a/1"))
     for batch in (large[:80], large[80:]):
         await store.write(batch)
@@ -165,7 +165,7 @@ async def test_the_reason_of_the_decision_can_be_asked_for(backend):
     store = backend.store()
     start = await begun(store)
     chosen = live("a")
-    chosen.detail.decision = Decision("cache_aware", "prefix_match", "exact", 1, [], 0.0, 0.0)
+    chosen.decision = Decision("cache_aware", "prefix_match", "exact", 1, [], 0.0, 0.0)
     await store.write([Record(chosen, "a/1"), record("b")])
     wanted = Matcher(TraceQuery(reason="prefix_match"))
     events = (await store.feed(start, 10)).events

@@ -37,7 +37,7 @@ def shown(one: Record) -> dict:
 
 def test_a_common_record_is_left_alone():
     one = live()
-    one.detail.decision = decision(64)
+    one.decision = decision(64)
     whole = shown(Record(one, "a/1"))
     assert len(whole["decision"]["candidates"]) == 64
     assert "trimmed" not in whole
@@ -45,8 +45,8 @@ def test_a_common_record_is_left_alone():
 
 def test_a_long_receipt_gives_way_first():
     one = live()
-    one.detail.decision = decision(1000)
-    one.detail.attempts = [attempt(n) for n in range(20)]
+    one.decision = decision(1000)
+    one.attempts = [attempt(n) for n in range(20)]
     whole = shown(Record(one, "a/1"))
     assert whole["trimmed"] is True
     assert len(whole["decision"]["candidates"]) == 8
@@ -57,14 +57,14 @@ def test_a_long_receipt_gives_way_first():
 
 def test_of_too_many_attempts_the_first_and_the_last_are_kept():
     one = live()
-    one.detail.attempts = [attempt(n) for n in range(1000)]
+    one.attempts = [attempt(n) for n in range(1000)]
     kept = [tried["node_id"] for tried in shown(Record(one, "a/1"))["attempts"]]
     assert kept == ["worker-0", "worker-1", *(f"worker-{n}" for n in range(994, 1000))]
 
 
 def test_long_words_of_workers_are_cut():
     one = live()
-    one.detail.attempts = [attempt(n, "x" * 20_000) for n in range(3)]
+    one.attempts = [attempt(n, "x" * 20_000) for n in range(3)]
     assert [len(t["error"]["message"]) for t in shown(Record(one, "a/1"))["attempts"]] == [200] * 3
 
 
@@ -77,29 +77,29 @@ def test_no_record_is_larger_than_its_limit_and_the_outcome_is_kept(
     candidates, attempts, message, text, hashes, letter
 ):
     one = live("k", session="s")
-    one.detail.decision = decision(candidates)
-    one.detail.attempts = [attempt(n, letter * message) for n in range(min(attempts, 20))]
-    one.detail.attempts += [attempt(n) for n in range(attempts)]
-    one.detail.prefix_hashes = ["0" * 16] * hashes
-    one.trace.route = letter * text
-    one.trace.model = letter * text
-    one.trace.error = TraceError(letter * text, "worker_status")
-    one.trace.http_status = 502
-    before = msgspec.to_builtins(one.detail)
+    one.decision = decision(candidates)
+    one.attempts = [attempt(n, letter * message) for n in range(min(attempts, 20))]
+    one.attempts += [attempt(n) for n in range(attempts)]
+    one.prefix_hashes = ["0" * 16] * hashes
+    one.route = letter * text
+    one.model = letter * text
+    one.error = TraceError(letter * text, "worker_status")
+    one.http_status = 502
+    before = msgspec.to_builtins(one.detail())
     made = Record(one, "a/1")
     assert len(made.row) + len(made.detail) <= LARGEST_RECORD
     assert len(made.stored) <= LIMIT
     whole = shown(made)
     assert (whole["key"], whole["status"], whole["http_status"]) == ("k", "completed", 502)
     assert whole["error"]["type"] == "worker_status"
-    assert msgspec.to_builtins(one.detail) == before
+    assert msgspec.to_builtins(one.detail()) == before
 
 
 @pytest.mark.redis
 async def test_a_trimmed_record_is_stored_and_found(backend):
     store = backend.store()
     one = live("k")
-    one.detail.decision = decision(3000)
+    one.decision = decision(3000)
     await store.write([Record(one, "a/1"), record("other")])
     (found,) = await store.get(["k"])
     assert found is not None

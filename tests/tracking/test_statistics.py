@@ -24,8 +24,8 @@ def finished(key: str, *, owner: str = "a/1", revision: int = 1, **fields: objec
         "input_tokens": 100, "output_tokens": 11, "cached_tokens": 40, "cache_hit_rate": 0.4,
     } | fields  # fmt: skip
     for name, value in told.items():
-        assert hasattr(one.trace, name)
-        setattr(one.trace, name, value)
+        assert hasattr(one, name)
+        setattr(one, name, value)
     return Record(one, owner)
 
 

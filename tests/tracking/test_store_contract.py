@@ -152,7 +152,7 @@ async def test_names_with_separators_and_other_scripts_are_kept_and_found(backen
 async def test_text_that_is_not_utf8_costs_its_letters_not_the_record(backend):
     store = backend.store()
     one = live("k", session="caf\udce9")
-    one.trace.label = "\udce9"
+    one.label = "\udce9"
     await store.write([Record(one, "a/1")])
     assert (await whole(store, "k"))["label"] == "?"
 
@@ -419,7 +419,7 @@ async def test_a_filter_by_reason_reads_the_detail_and_does_not_show_it(backend)
     store = backend.store()
     why = Decision("p", "tie", "exact", 1, [], 0.0, 0.0)
     chosen = live("k1")
-    chosen.detail.decision = why
+    chosen.decision = why
     await store.write([Record(chosen, "a/1"), record("k2")])
     (row,) = (await store.page(TraceQuery(reason="tie"))).rows
     shown = msgspec.json.decode(row)
@@ -434,7 +434,7 @@ async def test_large_records_come_in_several_calls_and_in_one_page(backend):
     big = ["x" * 10_000] * 30
     for i in range(12):
         one = live(f"k{i:02}", age_seconds=60 - i)
-        one.detail.prefix_hashes = big
+        one.prefix_hashes = big
         await store.write([Record(one, "a/1")])
     assert await keys_of(store, detail=True) == [f"k{i:02}" for i in reversed(range(12))]
 

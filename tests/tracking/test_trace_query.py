@@ -68,12 +68,12 @@ def facts(**fields: object) -> Record:
     one = live("key-1", request_id="test-7", node="worker-0", session="s")
     for name, value in fields.items():
         if name == "decision_reason":
-            one.detail.decision = Decision("p", str(value), "exact", 1, [], 0.0, 0.0)
+            one.decision = Decision("p", str(value), "exact", 1, [], 0.0, 0.0)
         elif name == "error_type":
-            one.trace.error = TraceError("broke", value)  # type: ignore[arg-type]
+            one.error = TraceError("broke", value)  # type: ignore[arg-type]
         else:
-            assert hasattr(one.trace, name)
-            setattr(one.trace, name, value)
+            assert hasattr(one, name)
+            setattr(one, name, value)
     return Record(one, "a/1")
 
 

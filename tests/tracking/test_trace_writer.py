@@ -149,7 +149,7 @@ async def test_batches_are_bounded_and_keep_the_order(bench):
 async def test_large_records_make_smaller_batches(bench):
     for i in range(90):
         one = live(f"k{i}")
-        one.detail.prefix_hashes = ["0" * 16] * 1600  # nearly the largest there may be
+        one.prefix_hashes = ["0" * 16] * 1600  # nearly the largest there may be
         bench.writer.put(one)
     await bench.until(lambda: len(bench.sink.records) == 90)
     assert max(map(len, bench.sink.batches)) < 11
@@ -159,7 +159,7 @@ async def test_a_change_without_a_move_is_still_newer_for_the_store(bench):
     one = live("k", status="processing")
     bench.writer.put(one)
     await bench.until(lambda: len(bench.sink.records) == 1)
-    one.trace.ttft_seconds = 0.5
+    one.ttft_seconds = 0.5
     bench.writer.put(one)
     await bench.until(lambda: len(bench.sink.records) == 2)
     first, second = bench.sink.records
@@ -352,7 +352,7 @@ async def test_close_ends_at_its_deadline_and_says_what_is_lost(bench, caplog):
 
 async def test_a_trace_that_cannot_be_encoded_costs_only_itself(bench, caplog):
     broken = live("broken")
-    broken.trace.label = object()  # type: ignore[assignment]
+    broken.label = object()  # type: ignore[assignment]
     bench.writer.put(broken)
     bench.writer.put(live("fine"))
     await bench.writer.flush(PATIENCE_SECONDS)
@@ -394,24 +394,24 @@ async def test_what_was_committed_lately_is_known_here_by_every_id(bench):
 async def test_every_version_of_a_trace_shows_the_receipt_of_its_last_choice(bench):
     one = live("k", status="routed")
     for node in ("worker-0", "worker-1"):
-        one.detail.decision = receipt(node)
+        one.decision = receipt(node)
         for revision in (1, 2):  # encoded once, written twice
-            one.detail.attempts[0].duration_seconds = float(revision)
+            one.attempts[0].duration_seconds = float(revision)
             bench.writer.put(one)
             assert await bench.writer.flush(1)
             shown = msgspec.json.decode(bench.sink.records[-1].detail, type=TraceDetail)
-            assert shown == one.detail
+            assert shown == one.detail()
 
 
 async def test_words_of_a_worker_that_are_not_utf8_leave_the_receipt_as_it_is(bench):
     one = live("k", status="failed")
-    one.detail.decision = receipt("worker-0")
-    one.detail.attempts[0].error = TraceError("\udce9", "connect")
+    one.decision = receipt("worker-0")
+    one.attempts[0].error = TraceError("\udce9", "connect")
     bench.writer.put(one)
     assert await bench.writer.flush(1)
     (written,) = bench.sink.records
     shown = msgspec.json.decode(written.detail, type=TraceDetail)
-    assert shown.decision == one.detail.decision
+    assert shown.decision == one.decision
     assert shown.attempts[0].error == TraceError("?", "connect")
 
 
@@ -420,7 +420,7 @@ async def test_provisional_names_never_reach_the_store():
     bench.writer.hold()
     bench.run()
     running = live("open", status="processing", node="worker-0@1")
-    running.detail.decision = receipt("worker-0@1")
+    running.decision = receipt("worker-0@1")
     bench.writer.put(running)
     assert bench.writer.known(["open"]) != [None]  # encoded already, to be shown here
     bench.writer.put(live("done", node="worker-1"))
@@ -464,7 +464,7 @@ def test_every_trace_reaches_the_store_in_its_last_state_whatever_happens(steps)
                     if number not in traces:
                         traces[number] = live(f"k{number}", status="queued")
                     elif not traces[number].terminal:
-                        status = traces[number].trace.status
+                        status = traces[number].status
                         traces[number].move(path[("queued", *path).index(status)])  # type: ignore[arg-type]
                     bench.writer.put(traces[number])
                 case "down":
@@ -483,7 +483,7 @@ def test_every_trace_reaches_the_store_in_its_last_state_whatever_happens(steps)
             if held is None or record.revision > held.revision:
                 newest[record.key] = record
         assert {k: r.status for k, r in newest.items()} == {
-            f"k{n}": one.trace.status for n, one in traces.items()
+            f"k{n}": one.status for n, one in traces.items()
         }
         await bench.end()
 

@@ -7,7 +7,7 @@ import time
 
 from tracking.lifecycle import LiveTrace
 from tracking.record import Record
-from tracking.trace import Attempt, Status, Trace, rfc3339
+from tracking.trace import Attempt, Status, rfc3339
 
 _numbers = itertools.count()
 SECOND = 1_000_000
@@ -34,24 +34,15 @@ def live(
 ) -> LiveTrace:
     key = key or f"key-{next(_numbers):06}"
     arrived = (now_us() if at_us is None else at_us) - int(age_seconds * SECOND)
-    trace = Trace(
-        request_id=request_id or key,
-        key=key,
-        node_id=node,
-        worker_url="http://localhost:30005",
-        routing_policy=policy,
-        status=status,
-        timestamp=rfc3339(arrived),
-        cache_hit_rate=None,
-        queue_size=0,
-        route=route,
-        model=model,
-        session_id=session,
-        engine_request_id=engine,
-    )
-    one = LiveTrace(trace, arrived)
+    one = LiveTrace(key, request_id or key, policy, arrived, status)
     one.revision = revision
-    one.detail.attempts = [Attempt(node, "http://localhost:30005", rfc3339(arrived))]
+    one.node_id = node
+    one.worker_url = "http://localhost:30005"
+    one.route = route
+    one.model = model
+    one.session_id = session
+    one.engine_request_id = engine
+    one.attempts = [Attempt(node, one.worker_url, rfc3339(arrived))]
     return one
 
 

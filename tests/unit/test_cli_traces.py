@@ -14,7 +14,6 @@ from tests.processes import Processes, RedisProcess
 from tracking.lifecycle import LiveTrace
 from tracking.record import Record
 from tracking.store import Retention, TraceStore
-from tracking.trace import Trace
 
 
 @pytest.fixture
@@ -28,18 +27,9 @@ def store(redis: RedisProcess, fleet: str) -> TraceStore:
 
 
 async def write_one(redis: RedisProcess, fleet: str) -> None:
-    trace = Trace(
-        request_id="r1",
-        node_id="worker-0",
-        worker_url="http://a:1",
-        routing_policy="random",
-        status="queued",
-        timestamp="",
-        cache_hit_rate=None,
-        queue_size=0,
-    )
+    trace = LiveTrace("r1", "r1", "random", arrived_us=int(time.time() * 1e6))
     traces = store(redis, fleet)
-    await traces.write([Record(LiveTrace(trace, arrived_us=int(time.time() * 1e6)), "router")])
+    await traces.write([Record(trace, "router")])
     await traces.close()
 
 

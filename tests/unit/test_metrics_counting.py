@@ -17,7 +17,8 @@ from router.core.health import Health, HealthSettings
 from router.core.worker import Worker
 from router.metrics import Exposition, Metrics, Sources, WorkerSeries
 from router.metrics.labels import MAX_UNLISTED_MODELS
-from tracking.trace import Decision, DecisionQuality, ErrorType, Status, Trace, TraceError
+from tracking.lifecycle import LiveTrace
+from tracking.trace import Decision, DecisionQuality, ErrorType, Status, TraceError
 from tracking.view import StoreState
 
 STORE = StoreState(
@@ -92,28 +93,18 @@ class Rig:
             assert http_status is not None
             at.answered(http_status, error_code, duration_seconds)
             return
-        trace = Trace(
-            request_id="r",
-            node_id="n",
-            worker_url="w:1",
-            routing_policy="p",
-            status=status,
-            timestamp="",
-            cache_hit_rate=None,
-            queue_size=0,
-            method="POST",
-            duration_seconds=duration_seconds,
-            http_status=http_status,
-            error=None if error_type is None else TraceError(message="", type=error_type),
-            model=model,
-            stream=stream,
-            queue_seconds=queue_seconds,
-            ttft_seconds=ttft_seconds,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cached_tokens=cached_tokens,
-            predicted_cached_tokens=predicted_cached_tokens,
-        )
+        trace = LiveTrace("k", "r", "p", 0, status)
+        trace.duration_seconds = duration_seconds
+        trace.http_status = http_status
+        trace.error = None if error_type is None else TraceError(message="", type=error_type)
+        trace.model = model
+        trace.stream = stream
+        trace.queue_seconds = queue_seconds
+        trace.ttft_seconds = ttft_seconds
+        trace.input_tokens = input_tokens
+        trace.output_tokens = output_tokens
+        trace.cached_tokens = cached_tokens
+        trace.predicted_cached_tokens = predicted_cached_tokens
         self.metrics.request_ended(trace, at, series, error_code, head_seconds, overhead_seconds)
 
     def choose(self, number: int, policy: str, reason: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from router.api.request_log import LINES_PER_SECOND, RequestLog
 from router.logs import logging_to
-from tracking.trace import Status, Trace, TraceError
+from tracking.lifecycle import LiveTrace
+from tracking.trace import Status, TraceError
 
 
 class Now:
@@ -35,23 +36,16 @@ def debug(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "router.requests")
 
 
-def trace(status: Status, error: TraceError | None = None, request_id: str = "r-1") -> Trace:
-    return Trace(
-        request_id=request_id,
-        node_id="worker-1",
-        worker_url="http://w:1",
-        routing_policy="random",
-        status=status,
-        timestamp="",
-        cache_hit_rate=None,
-        queue_size=0,
-        method="POST",
-        route="/generate",
-        http_status=200,
-        duration_seconds=1.5,
-        ttft_seconds=0.25,
-        error=error,
-    )
+def trace(status: Status, error: TraceError | None = None, request_id: str = "r-1") -> LiveTrace:
+    trace = LiveTrace("key", request_id, "random", 0, status)
+    trace.node_id = "worker-1"
+    trace.method = "POST"
+    trace.route = "/generate"
+    trace.http_status = 200
+    trace.duration_seconds = 1.5
+    trace.ttft_seconds = 0.25
+    trace.error = error
+    return trace
 
 
 @pytest.mark.usefixtures("debug")

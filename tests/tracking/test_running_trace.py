@@ -1,0 +1,30 @@
+"""A trace that runs is written with every field that it has."""
+
+from __future__ import annotations
+
+from tests.tracking.traces import live
+from tracking.trace import Trace, TraceDetail, rfc3339
+
+
+def test_each_field_of_a_row_is_in_its_place():
+    one = live("k")
+    derived = {"timestamp", "completion_time", "trimmed"}
+    told = {name: f"the {name}" for name in Trace.__struct_fields__ if name not in derived}
+    for name, value in told.items():
+        assert hasattr(one, name)
+        setattr(one, name, value)
+    one.ended_us = one.arrived_us + 1_000_000
+    times = {"timestamp": rfc3339(one.arrived_us), "completion_time": rfc3339(one.ended_us)}
+    row = one.row()
+    assert {name: getattr(row, name) for name in told | times} == told | times
+    assert row.trimmed is None
+
+
+def test_each_field_of_a_detail_is_in_its_place():
+    one = live("k")
+    told = {name: [name] for name in TraceDetail.__struct_fields__}
+    for name, value in told.items():
+        assert hasattr(one, name)
+        setattr(one, name, value)
+    detail = one.detail()
+    assert {name: getattr(detail, name) for name in told} == told
