@@ -46,7 +46,7 @@ TAGS: Final = (
     ("page", "the page for people"),
 )
 # What a path must not have is refused (`routing.AMBIGUOUS`).
-SEGMENT: Final = pattern(r"[^/\\.\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*")
+SEGMENT: Final = pattern(r"[^/.\x00-\x1f\x7f][^/\x00-\x1f\x7f]*")
 SENT_ON: Final = {
     "X-Request-Id": "the id of the trace; made up where it is missing or cannot be one",
     "X-Trace-Label": "kept in the trace, to tell experiments apart (64 characters)",
