@@ -39,8 +39,8 @@ HOT: Final = tuple(
             " request request_log routing sending watch"
         ),
         "router/core": (
-            "admission ages answers breaker engines evictions facts followers headers health ids kept"
-            " model_names outcome paths prefill prefix prefix_news retry rid rounding shared_load splice sse"
+            "admission ages answer_head answers breaker engines evictions facts followers headers health ids kept"
+            " known_length model_names outcome paths prefill prefix prefix_news retry rid rounding shared_load splice sse"
             " usage worker"
         ),
         "router/metrics": "histogram labels record",
@@ -48,7 +48,7 @@ HOT: Final = tuple(
             "base bucket cache_aware consistent_hashing expected_ttft manual marginal_utility"
             " power_of_two prefix_hash random receipt round_robin shortest_queue weighted"
         ),
-        "router/upstream": "connection pool pools",
+        "router/upstream": "connection known_answers pool pools",
         "tracking": "lifecycle lines record trace writer",
     }.items()
     for name in names.split()

@@ -20,9 +20,10 @@ from aiohttp import web
 
 from router.api.guard import CLOSE, ConnectionLimits, has_left, raw_error, say_goodbye
 from router.api.guest import Guest, GuestTransport
-from router.api.known_head import MOST_DIGITS, KnownHead, known_head
+from router.api.known_head import KnownHead, known_head
 from router.api.relay import Exchange
 from router.api.request import Header, Request, by_name
+from router.core.known_length import MOST_DIGITS
 
 LINGER_SECONDS: Final = 10.0  # for the rest of a body that nobody wants
 AHEAD_BYTES: Final = 64 * 1024  # of requests that are sent before their turn: then reading stops

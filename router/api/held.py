@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 from router.api.relay import Exchange
+from router.core.answer_head import AnswerHead, RawHeaders
 from router.core.logprobs import EVENT_END, InputLogprobs
 from router.errors import RouterError
-from router.upstream.connection import AnswerHead, RawHeaders
 
 MOST_WAITING_BYTES: Final = 1 << 20  # read ahead of the prefill worker's answer
 

@@ -21,8 +21,9 @@ from router.api.incoming import Incoming
 from router.api.leg import Leg
 from router.api.record import RequestRecord
 from router.api.refusal import refuse
-from router.api.relay import ClientFacts, Exchange, Framing
+from router.api.relay import ClientFacts, Exchange
 from router.api.sending import carry
+from router.core.answer_head import AnswerHead, Framing
 from router.core.answers import AnswerFacts
 from router.core.engines import engine_named
 from router.core.facts import BadBody, RequestFacts, read_facts
@@ -46,7 +47,6 @@ from router.errors import (
 from router.fleet import Group
 from router.policies.base import Choice, NoTarget
 from router.policies.receipt import receipt
-from router.upstream.connection import AnswerHead
 
 STOPPED: Final = "the router was stopped before the answer was whole"
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)

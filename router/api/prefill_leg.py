@@ -8,7 +8,8 @@ from typing import Final
 from router.api.held import HeldExchange, MergingExchange
 from router.api.inference import Run
 from router.api.leg import Leg
-from router.api.relay import ClientFacts, Exchange, Framing
+from router.api.relay import ClientFacts, Exchange
+from router.core.answer_head import AnswerHead, Framing
 from router.core.disaggregation import is_transfer_trouble
 from router.core.logprobs import InputLogprobs
 from router.core.retry import parse_retry_after
@@ -21,7 +22,6 @@ from router.errors import (
     RouterError,
     TransferFailed,
 )
-from router.upstream.connection import AnswerHead
 
 # Of a prefill worker's answer: logprobs of a long prompt, or the blocks of its cache.
 MOST_KEPT_BYTES: Final = 256 << 20

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from router.core.answer_head import AnswerHead, Framing, RawHeaders
 from router.core.answers import AnswerFacts
 from router.core.usage import ResponseScanner
 from router.errors import (
@@ -32,7 +33,7 @@ from router.errors import (
     error_body,
 )
 from router.metrics.histogram import Histogram
-from router.upstream.connection import LARGE_BYTES, AnswerHead, RawHeaders, UpstreamConnection
+from router.upstream.connection import LARGE_BYTES, UpstreamConnection
 
 log = logging.getLogger("router.relay")
 
@@ -91,17 +92,6 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     first_byte_seconds: float | None
     idle_seconds: float | None
     total_seconds: float | None
-
-
-class Framing:
-    """How the body reaches the client, decided from both heads."""
-
-    __slots__ = ("chunked", "has_body", "until_close")
-
-    def __init__(self, chunked: bool, until_close: bool, has_body: bool) -> None:
-        self.chunked = chunked
-        self.until_close = until_close
-        self.has_body = has_body
 
 
 NO_BODY: Final = Framing(chunked=False, until_close=False, has_body=False)

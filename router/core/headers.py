@@ -9,15 +9,17 @@ an answer's is passed on only when it is beyond doubt. Nothing here looks into v
 and NUL never pass: the parsers before us refuse them, and one look at each line makes sure.
 
 Most headers are letter for letter what they were in the request before, so the line that one became
-is kept. Lines that are too long for that, or need to be seen each time, are made again.
+is kept. Lines that are too long for that, or need to be seen each time, are made again. Of an answer's
+head that is known to have come again, the whole is kept.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
+from router.core.answer_head import AnswerHead, Framing
 from router.core.kept import keep
 from router.core.worker import Worker
 from router.errors import BadRequest, WorkerCut
@@ -69,28 +71,10 @@ END: Final = (b"", b"")  # the empty line, when lines are joined
 SECRET: Final = frozenset(
     (AUTHORIZATION, b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key")
 )
+BOTH_LENGTHS: Final = "the worker's answer has both a length and a transfer coding"
+ROUTED: Final = b"x-smg-routed-worker-id: "
 GOES: Final = b""  # the line of a header that does not go on
 CR, LF, NUL, SPACE = b"\r\n\0 "
-
-
-class Answer(Protocol):
-    """Status line and header fields of a worker's answer."""
-
-    @property
-    def status(self) -> int: ...
-    @property
-    def reason(self) -> bytes: ...
-    @property
-    def headers(self) -> RawHeaders: ...
-
-
-class AnswerFraming(Protocol):
-    """How the body reaches the client: in chunks, until close, or neither (a length, no body)."""
-
-    @property
-    def chunked(self) -> bool: ...
-    @property
-    def until_close(self) -> bool: ...
 
 
 class HeaderRules:
@@ -110,7 +94,6 @@ class HeaderRules:
         "_names",
         "_prefixes",
         "_request_lines",
-        "_status_lines",
     )
 
     def __init__(
@@ -140,7 +123,6 @@ class HeaderRules:
         self._in_requests: dict[Header, bytes] = {}
         self._in_answers: dict[Header, bytes] = {}
         self._request_lines: dict[tuple[str, str], bytes] = {}
-        self._status_lines: dict[tuple[int, bytes], bytes] = {}
 
     def request_head(
         self,
@@ -211,8 +193,8 @@ class HeaderRules:
 
     def response_head(
         self,
-        answer: Answer,
-        framing: AnswerFraming,
+        answer: AnswerHead,
+        framing: Framing,
         worker: Worker,
         own: bytes,
         http11: bool,
@@ -223,12 +205,31 @@ class HeaderRules:
         `own` are our header lines for this request. `http11` and `keep_alive` say what the client
         speaks and wants. Raises WorkerCut where headers leave in doubt where the answer ends.
         """
-        status = answer.status
-        first = self._status_lines.get((status, answer.reason))
-        if first is None:
-            first = self._status_line(status, answer.reason)
+        passed = answer.passed
+        if passed is None:
+            passed = answer.passed = self._passed(answer)
+        first, theirs = passed
         shown = worker.node_id if self._hide_urls else worker.target
-        lines = [first, own + b"x-smg-routed-worker-id: " + shown.encode()]
+        lines = [first, own, ROUTED, shown.encode(), theirs]
+        length = answer.content_length
+        if length is not None:
+            if framing.chunked:
+                raise WorkerCut(BOTH_LENGTHS)
+            if answer.status != 204:  # which has no body to have a length (RFC 9110, 8.6)
+                lines.append(b"\r\nContent-Length: %d" % length)
+        if framing.chunked:
+            lines.append(b"\r\nTransfer-Encoding: chunked")
+        if framing.until_close or not keep_alive:
+            lines.append(b"\r\nConnection: close")
+        elif not http11:
+            lines.append(b"\r\nConnection: keep-alive")
+        lines.append(b"\r\n\r\n")
+        return b"".join(lines)
+
+    def _passed(self, answer: AnswerHead) -> tuple[bytes, bytes]:
+        """The status line, and the headers that have nothing to do with framing."""
+        first = _answered(b"HTTP/1.1 %d %b" % (answer.status, answer.reason)) + b"\r\n"
+        lines = [b""]
         known = self._in_answers
         named = length = None
         chunked = False
@@ -250,26 +251,11 @@ class HeaderRules:
                     named = value if named is None else named + b"," + value
             if line:
                 lines.append(line)
+        if chunked and length is not None:
+            raise WorkerCut(BOTH_LENGTHS)
         if named is not None:
-            lines[2:] = _not_claimed(lines[2:], named)
-        if length is not None:
-            if chunked or framing.chunked:
-                raise WorkerCut("the worker's answer has both a length and a transfer coding")
-            if status != 204:  # which has no body to have a length (RFC 9110, 8.6)
-                lines.append(b"Content-Length: " + length)
-        if framing.chunked:
-            lines.append(b"Transfer-Encoding: chunked")
-        if framing.until_close or not keep_alive:
-            lines.append(b"Connection: close")
-        elif not http11:
-            lines.append(b"Connection: keep-alive")
-        lines += END
-        return b"\r\n".join(lines)
-
-    def _status_line(self, status: int, reason: bytes) -> bytes:
-        line = _answered(b"HTTP/1.1 %d %b" % (status, reason))
-        keep(self._status_lines, (status, reason), line, len(line))
-        return line
+            lines[1:] = _not_claimed(lines[1:], named)
+        return first, b"\r\n".join(lines)
 
     def _of_answer(self, header: Header, lowered: bytes) -> bytes:
         name, value = header

@@ -17,7 +17,9 @@ from typing import Protocol, cast
 
 import httptools
 
+from router.core.answer_head import AnswerHead, RawHeaders
 from router.errors import StaleConnection, UpstreamError, WorkerCut
+from router.upstream.known_answers import KnownAnswers
 
 MAX_HEAD_BYTES = 256 * 1024  # uvicorn and llama.cpp send under 1 KB; beyond this it is no answer
 
@@ -27,41 +29,6 @@ MAX_HEAD_BYTES = 256 * 1024  # uvicorn and llama.cpp send under 1 KB; beyond thi
 RECEIVE_BYTES = 96 * 1024
 
 LARGE_BYTES = 16 * 1024  # joining what is shorter costs less than telling the kernel of each part
-
-RawHeaders = list[tuple[bytes, bytes]]
-
-
-class AnswerHead:
-    """Status line and header fields of an answer, as they came.
-
-    `content_length` is None where the length is not given up front (chunked, or until close).
-    `content_type` and `content_encoding` are in lower case, empty where not said.
-    """
-
-    __slots__ = (
-        "content_encoding",
-        "content_length",
-        "content_type",
-        "headers",
-        "reason",
-        "status",
-    )
-
-    def __init__(
-        self,
-        status: int,
-        reason: bytes,
-        headers: RawHeaders,
-        content_length: int | None,
-        content_type: bytes = b"",
-        content_encoding: bytes = b"",
-    ) -> None:
-        self.status = status
-        self.reason = reason
-        self.headers = headers
-        self.content_length = content_length
-        self.content_type = content_type
-        self.content_encoding = content_encoding
 
 
 class AnswerReceiver(Protocol):
@@ -82,20 +49,25 @@ class AnswerReceiver(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """Carries one exchange at a time; `receiver` is None while idle."""
+    """Carries one exchange at a time; `receiver` is None while idle.
+
+    What is `known` of the worker's answers is not parsed; without, the connection learns by itself.
+    """
 
     __slots__ = (
+        "_between",
         "_bodiless",
         "_chunked",
         "_complete",
         "_content_encoding",
         "_content_length",
         "_content_type",
+        "_head",
         "_head_bytes",
-        "_head_complete",
         "_headers",
         "_interim",
         "_keep_alive",
+        "_known",
         "_parser",
         "_paused",
         "_payloads",
@@ -112,8 +84,9 @@ class UpstreamConnection(asyncio.Protocol):
         "url",
     )
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, known: KnownAnswers | None = None) -> None:
         self.url = url
+        self._known: KnownAnswers = known or KnownAnswers()
         self.transport: asyncio.Transport | None = None
         self.closed = False
         self.exchanges = 0
@@ -124,12 +97,18 @@ class UpstreamConnection(asyncio.Protocol):
         # The parser calls it once a chunk: the list's own method is the cheapest there is.
         self.on_body = self._payloads.append
         self._parser = httptools.HttpResponseParser(self)
+        self._between = True  # answers: the parser has seen no byte of the next
+        self._begin()
         self._reset()
 
-    def _reset(self) -> None:
+    def _begin(self) -> None:
+        """An exchange."""
+        self._head: AnswerHead | None = None  # of its answer, once it is whole
         self._head_bytes = 0
-        self._head_complete = False
         self._complete = False
+
+    def _reset(self) -> None:
+        """What the parser has found of an answer."""
         self._interim = False
         self._keep_alive = False
         self._surplus_from: int | None = None  # these payloads are behind the answer's end
@@ -148,7 +127,7 @@ class UpstreamConnection(asyncio.Protocol):
         assert self.transport is not None and self._receiver is None
         self._receiver = receiver
         self._bodiless = bodiless
-        self._reset()
+        self._begin()
         self.exchanges += 1
         if len(body) > LARGE_BYTES:
             self.transport.writelines([head, body])
@@ -192,7 +171,13 @@ class UpstreamConnection(asyncio.Protocol):
         if receiver is None:  # a byte nobody asked for: never use this connection again
             self.abort()
             return
-        if not self._head_complete:
+        between = self._between
+        if between and not self._bodiless:
+            head = self._known.again(data)
+            if head is not None:
+                self._take_known(receiver, head, data)
+                return
+        if self._head is None:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -201,21 +186,37 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._complete:
                 self._violation = self._violation or str(error)
             self._surplus_begins()
-        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
+        head = self._head
+        if head is None and self._head_bytes > MAX_HEAD_BYTES:
             self._violation = f"a head over {MAX_HEAD_BYTES} bytes"
         if self._violation is not None:
             self._break_protocol(self._violation)
-        elif self._head_complete:
+        elif head is not None:
             payload = self._take_payload()
             if self._receiver is None:  # it refused the answer while that was parsed
                 return
             if self._bodiless:
                 # The answer to HEAD: llhttp waits for a body that will never come. Not reused.
                 payload, self._complete = b"", True
-            if self._complete:
-                self._end(payload)
-            else:
+            if not self._complete:
                 receiver.received(payload, None)
+                return
+            if between and self._keep_alive and self._surplus_from is None:
+                self._known.learn(head, data, len(payload))
+            self._end(payload)
+
+    def _take_known(self, receiver: AnswerReceiver, head: AnswerHead, data: bytes) -> None:
+        """All that the parser would have found in `data`."""
+        self._head = head
+        try:
+            receiver.head_received(head)
+        except Exception as error:  # as where the parser calls it
+            self._break_protocol(str(error))
+        if self._receiver is not None:  # else it has refused the answer, or it is broken
+            self._keep_alive = True
+            self._trailers = []
+            assert head.content_length is not None
+            self._end(data[len(data) - head.content_length :])
 
     def eof_received(self) -> None:
         self.closed = True  # the transport closes itself, and tells it in the loop's next turn
@@ -226,26 +227,29 @@ class UpstreamConnection(asyncio.Protocol):
         del self._parser  # it knows our methods: a circle that only the collector would free
         if self._receiver is None:
             return
-        until_close = self._head_complete and not self._chunked and self._content_length is None
+        until_close = self._head is not None and not self._chunked and self._content_length is None
         if until_close and exc is None:
             self._end(b"")
         elif self._head_bytes == 0 and self.exchanges > 1:
             self._break(StaleConnection(f"worker {self.url} closed an idle connection"))
         else:
-            when = "within its answer" if self._head_complete else "before it answered"
+            when = "within its answer" if self._head is not None else "before it answered"
             self._break(WorkerCut(f"worker {self.url} closed the connection {when}"))
 
     # -- httptools -------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        self._between = False
         if self._complete:
             self._surplus_begins()
+        else:
+            self._reset()
 
     def on_status(self, reason: bytes) -> None:
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_complete:
+        if self._head is not None:
             self._trailers.append((name, value))
             return
         self._headers.append((name, value))
@@ -281,13 +285,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._violation = "it switched protocols unasked"
         if self._violation is not None:
             return
-        self._head_complete = True
+        self._head = head
         self._receiver.head_received(head)
 
     def on_message_complete(self) -> None:
+        self._between = True
         if self._interim:
+            self._begin()
             self._reset()
-        elif self._surplus_from is None and self._head_complete:
+        elif self._surplus_from is None and self._head is not None:
             self._complete = True
             self._keep_alive = self._parser.should_keep_alive()
 
@@ -327,7 +333,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _break_protocol(self, violation: str) -> None:
         payload = self._take_payload()
-        if self._head_complete and self._receiver is not None:
+        if self._head is not None and self._receiver is not None:
             self._receiver.received(payload, None)
         self._break(WorkerCut(f"worker {self.url} broke the HTTP protocol: {violation}"))
 

@@ -13,12 +13,22 @@ import ssl
 
 from router.errors import ConnectFailed
 from router.upstream.connection import UpstreamConnection
+from router.upstream.known_answers import KnownAnswers
 
 
 class ConnectionPool:
     """Connections to one `host:port`. Not bounded; `close_idle` is called now and then."""
 
-    __slots__ = ("_connect_timeout", "_host", "_idle", "_keepalive", "_port", "_ssl", "_url")
+    __slots__ = (
+        "_connect_timeout",
+        "_host",
+        "_idle",
+        "_keepalive",
+        "_known",
+        "_port",
+        "_ssl",
+        "_url",
+    )
 
     def __init__(
         self,
@@ -36,6 +46,7 @@ class ConnectionPool:
         self._ssl = tls
         self._connect_timeout = connect_timeout_seconds
         self._keepalive = keepalive_seconds
+        self._known = KnownAnswers()
         self._idle: list[UpstreamConnection] = []
 
     def take_idle(self, now: float) -> UpstreamConnection | None:
@@ -57,7 +68,7 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self._url),
+                    lambda: UpstreamConnection(self._url, self._known),
                     self._host,
                     self._port,
                     ssl=self._ssl,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from router.api.relay import ClientFacts, Exchange, Framing, Limits
+from router.api.relay import ClientFacts, Exchange, Limits
+from router.core.answer_head import AnswerHead, Framing
 from router.core.usage import ResponseScanner
 from router.errors import (
     FirstByteTimeout,
@@ -18,7 +19,7 @@ from router.errors import (
     WorkerCut,
 )
 from router.metrics.histogram import Histogram
-from router.upstream.connection import AnswerHead, UpstreamConnection
+from router.upstream.connection import UpstreamConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 OUR_HEAD = b"<head>"

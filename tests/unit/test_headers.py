@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.answer_head import AnswerHead, Framing
 from router.core.headers import HeaderRules
 from router.core.kept import MOST_BYTES, MOST_KEPT
 from router.core.worker import Worker, WorkerUrlError
@@ -40,17 +39,6 @@ def sent(
     return head[:-4].split(b"\r\n")
 
 
-class Answer(NamedTuple):
-    status: int = 200
-    reason: bytes = b"OK"
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-class Framing(NamedTuple):
-    chunked: bool = False
-    until_close: bool = False
-
-
 def told(
     *raw: tuple[bytes, bytes],
     rules: HeaderRules = RULES,
@@ -62,9 +50,10 @@ def told(
     keep_alive: bool = True,
 ) -> list[bytes]:
     """The lines of the head that a client gets."""
+    length = next((int(v) for n, v in raw if n.lower() == b"content-length" and v.isdigit()), None)
     head = rules.response_head(
-        Answer(status, reason, raw),
-        framing or Framing(),
+        AnswerHead(status, reason, list(raw), length),
+        framing or Framing(chunked=False, until_close=False, has_body=True),
         worker=WORKER,
         own=own,
         http11=http11,
@@ -74,6 +63,8 @@ def told(
     return head[:-4].split(b"\r\n")
 
 
+IN_CHUNKS = Framing(chunked=True, until_close=False, has_body=True)
+UNTIL_CLOSE = Framing(chunked=False, until_close=True, has_body=True)
 OURS = [b"X-Request-Id: id-1", b"x-smg-routed-worker-id: http://10.0.0.7:30005"]
 
 
@@ -345,8 +336,8 @@ def test_a_known_length_stays_and_is_written_once() -> None:
 
 
 def test_an_unknown_length_comes_in_chunks_or_until_close() -> None:
-    assert told(framing=Framing(chunked=True))[-1] == b"Transfer-Encoding: chunked"
-    assert told(framing=Framing(until_close=True), http11=False)[-1] == b"Connection: close"
+    assert told(framing=IN_CHUNKS)[-1] == b"Transfer-Encoding: chunked"
+    assert told(framing=UNTIL_CLOSE, http11=False)[-1] == b"Connection: close"
 
 
 def test_a_204_has_no_length() -> None:
@@ -388,7 +379,8 @@ def test_a_worker_cannot_smuggle_a_header(evil: bytes) -> None:
 @given(st.lists(st.tuples(NAMES | st.just(b"Content-Length"), st.binary(max_size=12)), max_size=8))
 def test_whatever_a_worker_says_the_client_gets_one_well_formed_head(raw) -> None:
     try:
-        lines = told(*raw, framing=Framing(chunked=not any(n == b"Content-Length" for n, _ in raw)))
+        has_length = any(n == b"Content-Length" for n, _ in raw)
+        lines = told(*raw, framing=None if has_length else IN_CHUNKS)
     except WorkerCut:
         return
     assert lines[:3] == [b"HTTP/1.1 200 OK", *OURS]
@@ -408,7 +400,7 @@ def test_whatever_comes_the_memory_of_lines_is_bounded() -> None:
             assert (b"Accept: " + text in sent(raw, rules=rules)) == (raw[0] == b"Accept")
             assert (raw[0] + b": " + raw[1]) in told(raw, rules=rules, reason=text)
         assert sent(rules=rules, target=f"/{number}")[0] == b"POST /%b HTTP/1.1" % text
-    kept = (rules._in_requests, rules._in_answers, rules._request_lines, rules._status_lines)
+    kept = (rules._in_requests, rules._in_answers, rules._request_lines)
     assert all(0 < len(lines) <= MOST_KEPT for lines in kept)
     assert all(len(n) + len(v) <= MOST_BYTES for lines in kept[:2] for n, v in lines)
 

@@ -9,8 +9,9 @@ import httptools
 import pytest
 
 from bench.fuzz_cases import bad_request, good_request, spoil
-from router.api.known_head import MOST_BYTES, MOST_DIGITS, KnownHead, known_head
+from router.api.known_head import KnownHead, known_head
 from router.api.request import Header, Request, by_name
+from router.core.known_length import MOST_BYTES, MOST_DIGITS
 
 ANY = 1 << 20  # bytes: no limit
 HEAD = b"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: %b\r\nAccept: */*\r\n\r\n"
@@ -195,14 +196,14 @@ def test_what_is_taken_for_known_the_parser_takes_for_the_same() -> None:
         other = random.choice((good_request(random), first))
         body = random.randbytes(random.randrange(12))
         end = first.find(b"\r\n\r\n") + 4
-        after = first[first.find(head._after) :]
+        after = first[first.find(head._like.after) :]
         data = random.choice(
             (
                 spoil(first, random, [first, other]),
                 first[:end] + body,
-                head._before + b"%d" % len(body) + head._after + body,
-                head._before + random.choice((b"2", b"02", b"9", b"\xb2", b"")) + after,
-                spoil(head._before, random, [first]) + first[len(head._before) :],
+                head._like.before + b"%d" % len(body) + head._like.after + body,
+                head._like.before + random.choice((b"2", b"02", b"9", b"\xb2", b"")) + after,
+                spoil(head._like.before, random, [first]) + first[len(head._like.before) :],
             )
         )
         request = head.again(Client(), data)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.answer_head import AnswerHead
 from router.errors import StaleConnection, UpstreamError, WorkerCut
-from router.upstream.connection import AnswerHead, UpstreamConnection
+from router.upstream.connection import UpstreamConnection
 
 
 class FakeTransport(asyncio.Transport):
