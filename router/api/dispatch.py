@@ -89,11 +89,8 @@ class Dispatcher:
 
     def forward(
         self, request: Request, client: ClientConnection
-    ) -> Coroutine[Any, Any, bool] | None:
-        """Send a request to a worker: whether the client's connection may stay.
-
-        None for requests that are not for workers.
-        """
+    ) -> Coroutine[Any, Any, None] | None:
+        """Send a request to a worker; None for requests that are not for workers."""
         place = self._places.get(request.target)
         if place is None:
             place = self._find(request.target)
@@ -122,7 +119,7 @@ class Dispatcher:
         client: ClientConnection,
         place: Place,
         forwarded: Forwarded,
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[Any, Any, None]:
         arrived = self._clock.now()
         arrived_us = self._clock.unix_us(arrived)
         key = uuid7(arrived_us, self._random_bits)

@@ -82,42 +82,62 @@ class Run:
         self.tried: list[Worker] = []
         self.pause_seconds = 0.0  # before the next attempt
 
-    async def run(self) -> bool:
-        """Whether the client's connection may stay."""
+    async def run(self) -> None:
+        """All of it, to whatever end. Then the client's connection hears whether it may stay."""
         shared, incoming = self.shared, self.incoming
         shared.open_requests += 1
         self.counted = shared.metrics.request_received(incoming.label, incoming.request.method)
         shared.budget.request(incoming.arrived)
         error: RouterError | None = None
+        stay = False
         try:
-            if not self.enter():
-                await self.wait_to_enter()
-            stay = await self.attempts()
-            error = None if self.exchange is None else self.exchange.error
-            return stay
-        except RouterError as raised:
-            # Its traceback, and that of what it came from, hold the frames that hold it: circles.
-            error = raised.with_traceback(None)
-            error.__context__ = None
-        except asyncio.CancelledError:
-            error = self.why_cancelled()
-            raise
-        except Exception:
-            error = InternalError("internal error")
-            log.exception("request %s to %s crashed", incoming.request_id, incoming.target[:200])
+            try:
+                if not self.enter():
+                    await self.wait_to_enter()
+                while True:
+                    self.choose_again()
+                    await self.attempt()
+                    if not self.again():
+                        break
+                    if self.pause_seconds > 0:
+                        await asyncio.sleep(self.pause_seconds)
+                exchange = self.exchange
+                assert exchange is not None
+                error = exchange.error
+                if error is not None:
+                    stay = self.break_off(exchange)
+                else:
+                    if incoming.client.writing_paused:
+                        # An answer counts as delivered when a client that fell behind has taken it.
+                        await incoming.client.drained()
+                    stay = self.client_facts.keep_alive and not exchange.until_close
+            except RouterError as raised:
+                # Its traceback, and that of what it came from, hold the frames that hold it: circles.
+                error = raised.with_traceback(None)
+                error.__context__ = None
+            except asyncio.CancelledError:
+                error = self.why_cancelled()
+                raise
+            except Exception:
+                error = InternalError("internal error")
+                log.exception(
+                    "request %s to %s crashed", incoming.request_id, incoming.target[:200]
+                )
+            finally:
+                # No await from here on: this also runs when the client has left.
+                self.end_attempt(error)
+                if self.ticket is not None:
+                    shared.gate.leave(self.ticket)
+                shared.open_requests -= 1
+                self.finish(error)
+                relayed = self.exchange is not None and self.exchange.relayed
+                self.exchange = (
+                    None  # it knows us, too: a circle that only the collector would free
+                )
+            if error is not None and not relayed:
+                stay = refuse(incoming.client, incoming.request, error, incoming.answer_headers)
         finally:
-            # No await from here on: this also runs when the client has left.
-            self.end_attempt(error)
-            if self.ticket is not None:
-                shared.gate.leave(self.ticket)
-            shared.open_requests -= 1
-            self.finish(error)
-            relayed = self.exchange is not None and self.exchange.relayed
-            self.exchange = None  # it knows us, too: a circle that only the collector would free
-        if relayed:
-            return False
-        assert error is not None
-        return refuse(incoming.client, incoming.request, error, incoming.answer_headers)
+            incoming.client.served(stay)
 
     def why_cancelled(self) -> RouterError:
         return RouterStopped(STOPPED) if self.shared.stopping else ClientGone("the client left")
@@ -188,34 +208,28 @@ class Run:
 
     # -- attempts --------------------------------------------------------------------------
 
-    async def attempts(self) -> bool:
-        """Try workers until one answers; whether the client's connection may stay.
+    def choose_again(self) -> None:
+        """Take a worker, another one than before. Raises NoWorker, or the error of the last attempt."""
+        try:
+            self.choose()
+        except NoWorker:
+            # Where the last worker failed and is out now, its failure says more than "none".
+            if self.exchange is not None and self.exchange.error is not None:
+                raise self.exchange.error from None
+            raise
 
-        Raises NoWorker and the errors of the last attempt.
-        """
-        while True:
-            try:
-                self.choose()
-            except NoWorker:
-                # Where the last worker failed and is out now, its failure says more than "none".
-                if self.exchange is not None and self.exchange.error is not None:
-                    raise self.exchange.error from None
-                raise
-            await self.attempt()
-            exchange = self.exchange
-            assert exchange is not None
-            if exchange.error is None and exchange.refused is None:
-                if self.incoming.client.writing_paused:
-                    # An answer counts as delivered when a client that fell behind has taken it.
-                    await self.incoming.client.drained()
-                return self.client_facts.keep_alive and not exchange.until_close
-            if exchange.relayed:
-                return self.break_off(exchange)
-            if exchange.error is not None and not self.try_again(Failure(error=exchange.error)):
-                raise exchange.error
-            self.end_attempt(exchange.error)
-            if self.pause_seconds > 0:
-                await asyncio.sleep(self.pause_seconds)
+    def again(self) -> bool:
+        """Whether another attempt is to follow, after `pause_seconds`. Raises the error of this one
+        where it is the last, and the client has seen nothing of an answer."""
+        exchange = self.exchange
+        assert exchange is not None
+        error = exchange.error
+        if exchange.relayed or (error is None and exchange.refused is None):
+            return False
+        if error is not None and not self.try_again(Failure(error=error)):
+            raise error
+        self.end_attempt(error)
+        return True
 
     def choose(self) -> None:
         """Take a worker, and write down why. Raises NoWorker."""

@@ -36,6 +36,10 @@ def refuse(client: ClientConnection, request: Request, error: RouterError, own: 
 
 async def refused(
     client: ClientConnection, request: Request, error: RouterError, own: bytes
-) -> bool:
+) -> None:
     """`refuse`, for whom a coroutine is due."""
-    return refuse(client, request, error, own)
+    stay = False
+    try:
+        stay = refuse(client, request, error, own)
+    finally:
+        client.served(stay)

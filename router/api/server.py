@@ -20,7 +20,7 @@ LEAST_TIMEOUT_SECONDS = 0.01
 BACKLOG = 4096
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Forward = Callable[[Request, ClientConnection], Coroutine[Any, Any, bool] | None]
+Forward = Callable[[Request, ClientConnection], Coroutine[Any, Any, None] | None]
 
 
 class Listener:
