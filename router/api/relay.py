@@ -12,10 +12,10 @@ fields:
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
+from asyncio import Future, get_running_loop
 from collections.abc import Callable
+from math import inf
 from typing import Final, Protocol
 
 import msgspec
@@ -164,14 +164,14 @@ class Exchange:
         self.scanner = scanner
         self.arrived = arrived
         self.url = ""
-        self.sent_at = math.inf
-        self.prefill_seconds = math.inf  # after which an answer in one piece is taken to be begun
+        self.sent_at = inf
+        self.prefill_seconds = inf  # after which an answer in one piece is taken to be begun
         self.first_byte_at: float | None = None
         self.last_byte_at = 0.0
         self.head: AnswerHead | None = None
         self.refused: AnswerHead | None = None
         self.error: RouterError | None = None
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: Future[None] = get_running_loop().create_future()
 
     def begin(self, connection: UpstreamConnection, head: bytes, body: bytes) -> None:
         """Send the request over `connection`; also again, after a stale connection."""
@@ -179,7 +179,7 @@ class Exchange:
         if self.done.done():
             if not isinstance(self.error, StaleConnection):  # ended while it was being connected
                 return
-            self.done = asyncio.get_running_loop().create_future()
+            self.done = get_running_loop().create_future()
             self.error = None
         self._connection = connection
         self.url = connection.url

@@ -45,10 +45,9 @@ def uuid7(unix_us: int, random_bits: Callable[[int], int]) -> str:
     the random bits' places (the RFC's method 3), so that ids of one millisecond sort as well.
     """
     milliseconds, microseconds = divmod(unix_us, 1000)
-    # In one number each, with a bit above it so that no zero in front is left out.
-    time = hex(1 << 64 | milliseconds << 16 | 0x7000 | microseconds * 4096 // 1000)
-    low = hex(0x2 << 62 | random_bits(62))
-    return f"{time[3:11]}-{time[11:15]}-{time[15:]}-{low[2:6]}-{low[6:]}"
+    time = milliseconds << 16 | 0x7000 | microseconds * 4096 // 1000
+    digits = (time << 64 | 0x2 << 62 | random_bits(62)).to_bytes(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def w3c_trace_id(traceparent: str | None) -> str | None:
