@@ -49,7 +49,7 @@ HOT: Final = tuple(
             " power_of_two prefix_hash random receipt round_robin shortest_queue weighted"
         ),
         "router/upstream": "connection known_answers pool pools",
-        "tracking": "lifecycle lines record trace writer",
+        "tracking": "histogram lifecycle lines record sums trace writer",
     }.items()
     for name in names.split()
 )

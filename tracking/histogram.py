@@ -8,9 +8,9 @@ is that of Prometheus' native histograms at schema 3, shifted to begin at a micr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import ceil, log2
-from typing import Final
+from collections.abc import Iterable, Mapping
+from math import ceil, inf, log2, nextafter
+from typing import Final, TypeVar
 
 _STEPS: Final = 8  # buckets for each doubling
 GROWTH: Final = 2.0 ** (1 / _STEPS)
@@ -20,6 +20,7 @@ _LARGEST: Final = 1e9  # nothing that is measured here is larger
 _LAST: Final = ceil(_STEPS * log2(_LARGEST / _SMALLEST)) - 1
 
 Histogram = dict[int, int]  # bucket -> count
+Key = TypeVar("Key")
 
 
 def bucket(value: float) -> int:
@@ -36,16 +37,42 @@ def middle(index: int) -> float:
     return float(f"{_SMALLEST * GROWTH ** (index + 0.5):.3g}")
 
 
-def observe(histogram: Histogram, value: float) -> None:
-    """Count one value."""
-    index = bucket(value)
-    histogram[index] = histogram.get(index, 0) + 1
+def _largest(index: int) -> float:
+    """The largest value in a bucket, as `bucket` computes it."""
+    value: float = _SMALLEST * 2.0 ** ((index + 1) / _STEPS)
+    while bucket(value) > index:
+        value = nextafter(value, 0)
+    while bucket(above := nextafter(value, inf)) == index:
+        value = above
+    return value
 
 
-def add(histogram: Histogram, other: Mapping[int, int]) -> None:
-    """Count all that `other` has counted."""
-    for index, count in other.items():
-        histogram[index] = histogram.get(index, 0) + count
+_UP_TO: Final = (*map(_largest, range(_LAST)), inf)
+
+
+def histogram_of(values: Iterable[float]) -> Histogram:
+    """Of many values: in order, so that most are only compared with the end of a bucket."""
+    counts: Histogram = {}
+    index, up_to, count = 0, -inf, 0
+    for value in sorted(values):
+        if value > up_to:
+            if count:
+                counts[index] = count
+            index = bucket(value)
+            up_to, count = _UP_TO[index], 0
+        count += 1
+    if count:
+        counts[index] = count
+    return counts
+
+
+def add(counts: dict[Key, int], others: Mapping[Key, int]) -> None:
+    """Count all that `others` have counted."""
+    if not counts:
+        counts.update(others)
+        return
+    for key, count in others.items():
+        counts[key] = counts.get(key, 0) + count
 
 
 def quantiles(histogram: Mapping[int, int], asked: tuple[float, ...]) -> list[float]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from math import ceil, sqrt
+from collections import Counter
+from math import ceil, inf, nextafter, sqrt
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.histogram import GROWTH, Histogram, add, bucket, middle, observe, quantiles
+from tracking.histogram import GROWTH, add, bucket, histogram_of, middle, quantiles
 
 values = st.floats(1e-6, 1e9)
+edges = st.integers(-8, 480).map(lambda eighths: 1e-6 * 2 ** (eighths / 8))
+beside_edges = st.builds(nextafter, edges, st.sampled_from([0.0, 1e-6, inf]))
+microseconds = st.integers(0, 10**8).map(lambda number: number / 1e6)
 PARTS = (0.5, 0.9, 0.95, 0.99)
 
 
-def histogram_of(observed: list[float]) -> Histogram:
-    histogram: Histogram = {}
-    for value in observed:
-        observe(histogram, value)
-    return histogram
+@given(st.lists(values | edges | beside_edges | microseconds | st.sampled_from([-1.0, inf])))
+def test_a_histogram_has_each_value_in_its_bucket(observed):
+    assert histogram_of(observed) == Counter(map(bucket, observed))
 
 
 @given(values)
@@ -43,6 +45,13 @@ def test_merging_is_observing_both(some, others):
     merged = histogram_of(some)
     add(merged, histogram_of(others))
     assert merged == histogram_of([*some, *others])
+
+
+def test_what_was_added_to_nothing_can_grow_by_itself():
+    some, grown = {1: 2}, dict[int, int]()
+    add(grown, some)
+    add(grown, some)
+    assert (some, grown) == ({1: 2}, {1: 4})
 
 
 def test_what_is_out_of_range_is_in_the_first_or_last_bucket():

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from time import process_time
 from typing import Literal
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tracking.traces import live, now_us, record
+from tracking.histogram import bucket
 from tracking.record import Record
 from tracking.sums import ALL, KINDS, MAX_NAMES, Finished, Kind, Place, Sums, grown, sum_up, window
-from tracking.tallies import Window
+from tracking.tallies import Tallies, Window
 
 NOON_US = 1_767_268_800_000_000
 
@@ -37,19 +43,94 @@ def requests(sums: dict[str, Sums]) -> dict[str, int]:
     return {name: one.requests for name, one in sums.items()}
 
 
+def elements(batches: Iterable[Sequence[Finished]]) -> list[bytes]:
+    """As they are in the log."""
+    return [b"\n".join(map(msgspec.json.encode, batch)) for batch in batches]
+
+
+async def nobody_waits() -> None: ...
+
+
+counts = st.none() | st.integers(0, 1000)
+seconds = st.none() | st.floats(0, 1e4)
+finished_requests = st.builds(
+    Finished,
+    arrived_us=st.integers(-70, 70).map(lambda minutes: NOON_US + 59_000_000 * minutes),
+    node=st.sampled_from(["w0", "w1", ""]),
+    route=st.sampled_from(["/generate", "/v1/completions"]),
+    policy=st.just("random"),
+    model=st.sampled_from(["m", "m\tn", ""]),
+    status=st.sampled_from(["completed", "failed"]),
+    queue_seconds=seconds,
+    ttft_seconds=seconds,
+    duration_seconds=seconds,
+    input_tokens=counts,
+    output_tokens=counts,
+    cached_tokens=counts,
+    cache_hit_rate=st.none() | st.integers(0, 10_000).map(lambda share: share / 10_000),
+    predicted_cached_tokens=counts,
+    regret_tokens=counts,
+    quality=st.sampled_from(["", "exact", "missed"]),
+)
+
+
+def one_by_one(requests: Iterable[Finished]) -> dict[Place, dict[str, Sums]]:
+    found: dict[Place, dict[str, Sums]] = {}
+    for one in requests:
+        names: list[tuple[Kind | Literal["all"], str]] = [
+            (ALL, ALL), ("node", one.node), ("model", one.model), ("policy", one.policy), ("route", one.route)
+        ]  # fmt: skip
+        for kind, name in names:
+            for place in (
+                Place("minute", one.arrived_us // 60_000_000, kind),
+                Place("hour", one.arrived_us // 3_600_000_000, kind),
+            ):
+                if name:
+                    shown = name.replace("\t", " ")
+                    one_more(found.setdefault(place, {}).setdefault(shown, Sums()), one)
+    return found
+
+
+def one_more(sums: Sums, one: Finished) -> None:
+    """What the sums with one more request are."""
+    tokens, duration, first = one.output_tokens or 0, one.duration_seconds, one.ttft_seconds
+    cached, predicted = one.cached_tokens, one.predicted_cached_tokens
+    sums.statuses = Counter(sums.statuses) + Counter([one.status])
+    sums.qualities = Counter(sums.qualities) + Counter(filter(None, [one.quality]))
+    sums.input_tokens += one.input_tokens or 0
+    sums.output_tokens += tokens
+    sums.cached_tokens += cached or 0
+    sums.regret_tokens += one.regret_tokens or 0
+    if cached is not None and predicted is not None:
+        sums.predicted_tokens += predicted
+        sums.prediction_error_tokens += abs(predicted - cached)
+    sums.hit_rates = round(sums.hit_rates + (one.cache_hit_rate or 0), 4)
+    sums.hit_rates_known += one.cache_hit_rate is not None
+    observed = {"queue_seconds": one.queue_seconds, "duration_seconds": duration}
+    if duration and tokens:
+        observed["tokens_per_second"] = tokens / duration
+    if duration is not None and first is not None:
+        observed["ttft_seconds"] = first
+        if tokens > 1:
+            observed["inter_token_seconds"] = max(0, duration - first) / (tokens - 1)
+    for name, value in observed.items():
+        if value is not None:
+            setattr(sums, name, Counter(getattr(sums, name)) + Counter([bucket(value)]))
+
+
 # --- the sums themselves ---------------------------------------------------------------------------
 
 
 def test_a_summary_tells_counts_rates_and_distributions():
     sums = Sums()
-    for status, duration in (("completed", 2.0), ("completed", 4.0), ("failed", 30.0)):
-        sums.count(
-            Finished(0, "n", "r", "p", "m", status, queue_seconds=0.5, ttft_seconds=1.0,
-                     duration_seconds=duration, input_tokens=100, output_tokens=11,
-                     cached_tokens=50, cache_hit_rate=0.5, predicted_cached_tokens=70,
-                     regret_tokens=10, quality="exact")
-        )  # fmt: skip
-    sums.count(Finished(0, "n", "r", "p", "m", "cancelled"))
+    sums.count(
+        Finished(0, "n", "r", "p", "m", status, queue_seconds=0.5, ttft_seconds=1.0,
+                 duration_seconds=duration, input_tokens=100, output_tokens=11,
+                 cached_tokens=50, cache_hit_rate=0.5, predicted_cached_tokens=70,
+                 regret_tokens=10, quality="exact")
+        for status, duration in (("completed", 2.0), ("completed", 4.0), ("failed", 30.0))
+    )  # fmt: skip
+    sums.count([Finished(0, "n", "r", "p", "m", "cancelled")])
     shown = sums.summary(60)
     near = pytest.approx
     assert shown == {
@@ -80,8 +161,8 @@ def test_a_summary_tells_counts_rates_and_distributions():
 def test_a_step_of_a_series_tells_what_is_drawn_and_leaves_out_what_nobody_knows():
     sums = Sums()
     assert sums.brief() == {"requests_per_status": {}}
-    sums.count(Finished(0, "n", "r", "p", "m", "completed", ttft_seconds=1.0, duration_seconds=2.0,
-                        cache_hit_rate=0.5))  # fmt: skip
+    sums.count([Finished(0, "n", "r", "p", "m", "completed", ttft_seconds=1.0, duration_seconds=2.0,
+                         cache_hit_rate=0.5)])  # fmt: skip
     near = pytest.approx
     assert sums.brief() == {
         "requests_per_status": {"completed": 1},
@@ -103,14 +184,14 @@ def test_of_nothing_a_summary_invents_nothing():
 
 def test_an_answer_that_is_no_stream_has_no_first_token_and_no_gaps_between_tokens():
     sums = Sums()
-    sums.count(Finished(0, "n", "r", "p", "m", "completed", duration_seconds=2, output_tokens=10))
+    sums.count([Finished(0, "n", "r", "p", "m", "completed", duration_seconds=2, output_tokens=10)])
     assert (sums.ttft_seconds, sums.inter_token_seconds) == ({}, {})
     assert sum(sums.tokens_per_second.values()) == 1
 
 
-def test_a_request_is_summed_up_in_its_minute_and_hour_over_all_and_under_its_names():
+async def test_a_request_is_summed_up_in_its_minute_and_hour_over_all_and_under_its_names():
     one = Finished(NOON_US + 61_000_000, "worker-0", "/generate", "random", "", "completed")
-    sums = sum_up([one, one])
+    sums = await sum_up(elements([[one, one]]), nobody_waits)
     minute, hour = NOON_US // 60_000_000 + 1, NOON_US // 3_600_000_000
     names: dict[Kind | Literal["all"], str] = {
         "all": ALL, "node": "worker-0", "policy": "random", "route": "/generate",
@@ -122,11 +203,43 @@ def test_a_request_is_summed_up_in_its_minute_and_hour_over_all_and_under_its_na
     }
 
 
-def test_sums_come_back_from_bytes_as_they_went():
-    sums = sum_up([Finished(1, "n", "r", "p", "m", "failed", 0.1, 0.2, 0.3, 4, 5, 6, 0.7)])
+@given(st.lists(st.lists(finished_requests, min_size=1, max_size=4), max_size=8))
+def test_sums_are_what_adding_up_request_by_request_gives(batches):
+    summed = asyncio.run(sum_up(elements(batches), nobody_waits))
+    assert summed == one_by_one(one for batch in batches for one in batch)
+
+
+async def test_others_have_their_turn_while_much_is_summed_up():
+    batch = [Finished(NOON_US, f"n{n}", "r", "p", "m", "completed", 0.1) for n in range(100)]
+    taken, turns = False, 0
+
+    async def call(_script: str, mode: str, *_arguments: object) -> object:
+        nonlocal taken
+        if mode == "take":
+            log, taken = [] if taken else elements([batch] * 60), True
+            return [b"1", b"0", *log]
+        return [[]] * 10 if mode == "read" else 1
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.create_task(others())
+    began = process_time()
+    await Tallies(call).sum_up()
+    seconds = process_time() - began
+    task.cancel()
+    assert turns >= seconds / 0.005
+
+
+async def test_sums_come_back_from_bytes_as_they_went():
+    one = Finished(1, "n", "r", "p", "m", "failed", 0.1, 0.2, 0.3, 4, 5, 6, 0.7)
+    sums = await sum_up(elements([[one]]), nobody_waits)
     for names in sums.values():
-        for one in names.values():
-            assert msgspec.json.decode(msgspec.json.encode(one), type=Sums) == one
+        for under_name in names.values():
+            assert msgspec.json.decode(msgspec.json.encode(under_name), type=Sums) == under_name
 
 
 def test_names_beyond_the_most_are_counted_as_other_and_known_ones_go_on():
