@@ -73,7 +73,7 @@ class Run:
             request.http11 and "te" in headers and "trailers" in headers["te"],
         )
         self.body = b""
-        self.facts = UNREAD
+        self.facts: RequestFacts = UNREAD
         self.own_rid: str | None = None  # the engine's id of this request, where we chose it
         self.group: Group = shared.group  # whom this request may go to
         self.ticket: Ticket | None = None
@@ -263,7 +263,7 @@ class Run:
             policy.name,
             rounded(shared.clock.now() - now),
             None if limit is None else limit + 1,
-            rounded(others.age_seconds(now)),
+            rounded(age) if (age := others.age_seconds(now)) else 0.0,
             others.quality(now),
         )
         series = shared.metrics.worker(worker)

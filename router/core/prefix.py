@@ -197,8 +197,27 @@ class PrefixIndex:
         """
         depths = [0] * len(nodes)
         different = [0]
+        if not blocks:
+            return depths, different
         self._ask(nodes)
-        for depth, mask in self._steps(blocks):
+        young, old = self._young, self._old
+        mask = (young.get(blocks[0], 0) | old.get(blocks[0], 0)) & self._alive
+        last = young.get(blocks[-1], 0) | old.get(blocks[-1], 0)
+        depth = 1
+        while mask:  # the nodes that hold so many blocks: fewer at each step
+            fewer = last & mask
+            if fewer == mask:
+                depth = len(blocks)
+            else:
+                high = len(blocks) - 1  # the first block that `fewer` hold is from `depth` to there
+                while depth < high:
+                    middle = (depth + high) // 2
+                    block = blocks[middle]
+                    holding = (young.get(block, 0) | old.get(block, 0)) & mask
+                    if holding == mask:
+                        depth = middle + 1
+                    else:
+                        high, fewer = middle, holding
             places = self._places_of(mask)
             if places:
                 different.append(depth)
@@ -207,6 +226,9 @@ class PrefixIndex:
             else:
                 for place in places:
                     depths[place] = depth
+            if fewer == mask:
+                break
+            depth, mask = depth + 1, fewer
         return depths, different
 
     def kept(self, nodes: Sequence[str], sent: list[int], marks: Marks) -> list[int]:
@@ -279,33 +301,6 @@ class PrefixIndex:
     def _of_living(self, holders: dict[int, int]) -> dict[int, int]:
         alive = self._alive
         return {block: left for block, holding in holders.items() if (left := holding & alive)}
-
-    def _steps(self, blocks: Sequence[int]) -> list[tuple[int, int]]:
-        """How far the prefix is held, and by whom: fewer nodes at each step, and further."""
-        if not blocks:
-            return []
-        young, old = self._young, self._old
-        mask = (young.get(blocks[0], 0) | old.get(blocks[0], 0)) & self._alive
-        last = young.get(blocks[-1], 0) | old.get(blocks[-1], 0)
-        steps = []
-        depth = 1
-        while mask:
-            fewer = last & mask
-            if fewer == mask:
-                steps.append((len(blocks), mask))
-                break
-            low, high = depth, len(blocks) - 1  # the first block that `fewer` hold is in there
-            while low < high:
-                middle = (low + high) // 2
-                block = blocks[middle]
-                holding = (young.get(block, 0) | old.get(block, 0)) & mask
-                if holding == mask:
-                    low = middle + 1
-                else:
-                    high, fewer = middle, holding
-            steps.append((low, mask))
-            depth, mask = low + 1, fewer
-        return steps
 
     def _ask(self, nodes: Sequence[str]) -> None:
         if nodes != self._asked:

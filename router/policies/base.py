@@ -185,23 +185,23 @@ def queued_tokens(candidates: Sequence[Worker]) -> list[int]:
 
 class Depths:
     """How many blocks of a prompt each node was `sent` before, and how many of these it is thought to
-    have `kept`; what part of the prompt, 0..1 in four digits, so many blocks are; the most that any
-    has kept."""
+    have `kept`; what part of the prompt, 0..1 in four digits, so many blocks are; the longest part
+    that any has kept."""
 
-    __slots__ = ("kept", "marks", "most_kept", "parts", "sent")
+    __slots__ = ("kept", "longest", "marks", "parts", "sent")
 
     def __init__(
         self,
         sent: list[int],
         kept: list[int],
         parts: dict[int, float],
-        most_kept: int,
+        longest: float,
         marks: Marks,
     ) -> None:
         self.sent = sent
         self.kept = kept
         self.parts = parts
-        self.most_kept = most_kept
+        self.longest = longest
         self.marks = marks
 
 
@@ -218,18 +218,21 @@ def prefix_depths(prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[
     for depth in different:  # most candidates share few
         if depth not in parts:
             parts[depth] = rounded_share(matched_bytes(depth, size) / size)
-    return Depths(sent, kept, parts, most_kept, marks)
+    return Depths(sent, kept, parts, parts[most_kept], marks)
 
 
 def bearable_load(in_flight: Sequence[int], config: PolicyConfig) -> float | None:
     """The most a candidate may have in flight without being overloaded beside the least loaded;
     None where nobody is."""
-    most = max(in_flight)
-    if most <= config.balance_abs_threshold:
+    always = config.balance_abs_threshold
+    for load in in_flight:  # a call of max() costs several times as much for few
+        if load > always:
+            break
+    else:
         return None
     fewest = min(in_flight)
-    bearable = max(fewest + config.balance_abs_threshold, fewest * config.balance_rel_threshold)
-    return bearable if most > bearable else None
+    bearable = max(fewest + always, fewest * config.balance_rel_threshold)
+    return bearable if max(in_flight) > bearable else None
 
 
 class Shown(Generic[N]):
@@ -250,7 +253,7 @@ class Shown(Generic[N]):
 
 def least(values: Ranks, random: Random) -> int:
     """The index of the smallest value; of several equal ones any, so that an idle fleet spreads."""
-    return any_index(values, min(values), random)
+    return any_index(values, min(values), random) if len(values) > 1 else 0
 
 
 def any_index(values: Ranks, value: float, random: Random) -> int:

@@ -67,7 +67,7 @@ class CacheAwarePolicy(Policy):
         if request.blocks:
             hit_rate = matches[chosen]
             predicted = int(hit_rate * request.input_tokens)
-            best = int(depths.parts[depths.most_kept] * request.input_tokens)
+            best = int(depths.longest * request.input_tokens)
         return Choice(
             candidates[chosen],
             reason if len(candidates) > 1 else "only_candidate",
@@ -99,7 +99,7 @@ def _pick(
             nearest = least([in_flight[i] - matches[i] / 2 for i in holders], random)
             return holders[nearest], "prefix_spill"
     else:
-        longest = depths.parts[depths.most_kept]
+        longest = depths.longest
         if longest > config.cache_threshold:
             holders = [i for i, match in enumerate(matches) if match == longest]
             return holders[least([in_flight[i] for i in holders], random)], "prefix_match"

@@ -114,7 +114,7 @@ class ExpectedTtftPolicy(Policy):
             costs,
             tokens - uncached if has_text else None,
             parts[kept[chosen]] if has_text else None,
-            tokens - left[depths.most_kept] if has_text else None,
+            int(depths.longest * tokens) if has_text else None,
             prefixes.send(request, nodes[chosen], depths.sent[chosen], depths.marks),
             times[chosen] if known_rates.rates else None,
         )

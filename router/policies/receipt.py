@@ -25,13 +25,12 @@ def receipt(
     """
     count = len(candidates)
     chosen = candidates.index(choice.worker)
-    others = _others(chosen, choice.ranks, count if limit is None else max(1, limit) - 1)
-    columns = choice.columns.items()
+    columns = choice.columns
     shown = []
-    for i in [chosen, *others]:
+    for i in _best(chosen, choice.ranks, count if limit is None else limit):
         worker: Worker = candidates[i]
         numbers = {}
-        for name, column in columns:
+        for name, column in columns.items():
             number = column[i]
             if number is not None:
                 numbers[name] = number
@@ -48,14 +47,18 @@ def receipt(
     )
 
 
-def _others(chosen: int, ranks: Ranks, limit: int) -> list[int]:
-    """The best candidates but the chosen one, from the best down."""
-    others = [i for i in range(len(ranks)) if i != chosen]
-    if limit < len(others):
-        worst = sorted(ranks)[limit]
+def _best(chosen: int, ranks: Ranks, limit: int) -> list[int]:
+    """The chosen one, then the best of the other candidates from the best down."""
+    others = [*range(len(ranks))]
+    del others[chosen]
+    left = max(0, limit - 1)
+    if left < len(others):
+        worst = sorted(ranks)[left]
         others = [i for i in others if ranks[i] <= worst]
-    others.sort(key=ranks.__getitem__)
-    return others[:limit]
+        others = sorted(others, key=ranks.__getitem__)[:left]
+    elif len(others) > 1:
+        others.sort(key=ranks.__getitem__)
+    return [chosen, *others]
 
 
 def regret(choice: Choice) -> int | None:
