@@ -27,8 +27,6 @@ from tracking.trace import (
     rfc3339,
 )
 
-PREFIX_HASH_LIMIT = 64  # one for each 2 KiB of prompt
-
 Put = Callable[[LiveTrace], None]
 TellSpans = Callable[[LiveTrace, SpanIds], None]
 
@@ -76,9 +74,7 @@ class RequestRecord:
         elif live.session_id is None:
             live.session_id = identifier(facts.routing_key)
         live.engine_request_id = facts.engine_request_id
-        live.prefix_hashes = [
-            prefix.to_bytes(8).hex() for prefix in landmarks(facts.blocks, PREFIX_HASH_LIMIT)
-        ]
+        live.prefix_hashes = [prefix.to_bytes(8).hex() for prefix in landmarks(facts.blocks)]
 
     def prefilling(self, leg: Leg, now: float) -> None:
         """A worker was chosen for the prefill alone; `routed` follows, for the decode."""

@@ -99,23 +99,24 @@ Messages = list[Message | str]
 
 
 class Body(msgspec.Struct, gc=False):
-    """The fields that are read, over all routes. `object`: any type is accepted here."""
+    """The fields that are read, over all routes, in about the order they are sent in: the next one
+    is then found soonest. `object`: any type is accepted here."""
 
     model: object = None
+    messages: Messages | None = None
+    prompt: object = None
+    text: object = None
+    input: object = None
+    input_ids: msgspec.Raw = msgspec.Raw(b"")
+    max_tokens: object = None
     stream: object = None
     n: object = None
-    max_tokens: object = None
     max_completion_tokens: object = None
     max_output_tokens: object = None
     sampling_params: object = None
     session_params: object = None
     rid: object = None
-    messages: Messages | None = None
     system: object = None
-    prompt: object = None
-    text: object = None
-    input_ids: msgspec.Raw = msgspec.Raw(b"")
-    input: object = None
     instructions: object = None
     query: object = None
 
@@ -145,10 +146,11 @@ def read_facts(
     """
     fields = _NO_BODY
     text_of = JSON_ROUTES[route] if route in JSON_ROUTES else None
-    kind = content_type
+    kind, form = content_type, False
     if kind != "application/json":
         kind = content_type.partition(";")[0].strip().lower()
-    if not (kind.startswith("multipart/") or "content-encoding" in headers):
+        form = kind.startswith("multipart/")
+    if not (form or "content-encoding" in headers):
         try:
             fields = parse(body)
         except BadBody:
@@ -158,7 +160,7 @@ def read_facts(
     model = _name(fields.model, MODEL_CHARACTERS)
     served = None
     if aliases is not None:
-        if kind.startswith("multipart/"):
+        if form:
             model = _name(form_model(body), MODEL_CHARACTERS)
         served = aliases.get(model or "")
     text = b"" if text_of is None or fields is _NO_BODY else text_of(fields)

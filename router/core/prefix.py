@@ -12,7 +12,7 @@ what came before, so that short prompts are told apart well and long ones stay c
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Final, Protocol
@@ -21,11 +21,13 @@ from xxhash import xxh3_64_intdigest
 
 from router.core.ages import TICK, Ages, Marks
 from router.core.evictions import Evictions
+from router.core.kept import keep
 
 SMALLEST_BLOCK_BYTES: Final = 64
 LARGEST_BLOCK_BYTES: Final = 1024
 HASHED_BYTES: Final = 4 * 1024 * 1024  # about a million tokens; text behind it is not looked at
 LANDMARK_BYTES: Final = 2048  # about 512 tokens, the block of published traces
+MOST_LANDMARKS: Final = 64
 
 
 def _boundaries() -> tuple[int, ...]:
@@ -41,7 +43,9 @@ BOUNDARIES: Final = _boundaries()
 _BLOCKS: Final = tuple(map(slice, BOUNDARIES, BOUNDARIES[1:]))
 _LANDMARKS: Final = tuple(
     i for i, end in enumerate(BOUNDARIES) if end and end % LANDMARK_BYTES == 0
-)
+)[:MOST_LANDMARKS]
+
+_starts: dict[str | None, int] = {}
 
 
 def block_hashes(text: bytes, model: str | None = None) -> list[int]:
@@ -50,13 +54,22 @@ def block_hashes(text: bytes, model: str | None = None) -> list[int]:
     Equal in every process and on every machine. `model` is None or a string without lone
     surrogates; like other routers we take "unknown" and "" for none.
     """
-    name = "default" if not model or model == "unknown" else model
-    previous = xxh3_64_intdigest(name.encode())
+    previous = _starts.get(model) or _start(model)
     hashes = []
-    for block in _BLOCKS[: bisect_left(BOUNDARIES, len(text))]:
-        previous = xxh3_64_intdigest(text[block], previous)
+    for block in _BLOCKS:
+        part = text[block]
+        if not part:
+            break
+        previous = xxh3_64_intdigest(part, previous)
         hashes.append(previous)
     return hashes
+
+
+def _start(model: str | None) -> int:
+    name = "default" if not model or model == "unknown" else model
+    start = xxh3_64_intdigest(name.encode())
+    keep(_starts, model, start, len(name))
+    return start
 
 
 def matched_bytes(depth: int, text_bytes: int) -> int:
@@ -64,17 +77,17 @@ def matched_bytes(depth: int, text_bytes: int) -> int:
     return min(BOUNDARIES[depth], text_bytes)
 
 
-def landmarks(blocks: Sequence[int], limit: int) -> list[int]:
-    """The hashes at every 2 KiB and at the end, at most `limit`: a prefix in few words."""
+def landmarks(blocks: Sequence[int]) -> list[int]:
+    """The hashes at every 2 KiB and at the end, the first `MOST_LANDMARKS`: a prefix in few words."""
     if not blocks:
         return []
     marked = []
-    for end in _LANDMARKS[:limit]:
+    for end in _LANDMARKS:
         if end >= len(blocks):
+            marked.append(blocks[-1])
             break
         marked.append(blocks[end - 1])
-    marked.append(blocks[-1])
-    return marked[:limit]
+    return marked
 
 
 # What one entry costs in CPython, measured up to 400,000 entries: 70 to 146 bytes of table, key and

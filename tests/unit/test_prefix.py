@@ -227,14 +227,12 @@ def chained(path: Sequence[int]) -> list[int]:
 def test_landmarks_name_every_two_kibibytes_and_the_end(size):
     text = bytes(range(256)) * 200
     ends = sorted({*range(2048, size + 1, 2048), size})
-    assert landmarks(block_hashes(text[:size]), 64) == [
-        block_hashes(text[:end])[-1] for end in ends
-    ]
+    assert landmarks(block_hashes(text[:size])) == [block_hashes(text[:end])[-1] for end in ends]
 
 
 def test_landmarks_are_bounded():
-    assert len(landmarks(block_hashes(b"a" * MIB), 64)) == 64
-    assert landmarks([], 64) == []
+    assert len(landmarks(block_hashes(b"a" * MIB))) == 64
+    assert landmarks([]) == []
 
 
 def test_nodes_may_swap_their_names_and_keep_what_they_hold():
