@@ -23,7 +23,8 @@ Argument: TypeAlias = bytes | str | int
 # A server that is gone, or is not the one to talk to any more: another may be reached instead.
 _GONE: Final = (RedisConnectionError, ReadOnlyError)
 _MORE: Final = object()
-_LENGTHS: Final = [b"\r\n$%d\r\n" % length for length in range(256)]
+_SHORT: Final = 4096  # most records are shorter
+_LENGTHS: Final = [b"\r\n$%d\r\n" % length for length in range(_SHORT)]
 
 
 class Start:
@@ -47,7 +48,7 @@ def _parts(arguments: Sequence[Argument]) -> list[bytes]:
     for argument in arguments:
         data = argument if isinstance(argument, bytes) else str(argument).encode()
         length = len(data)
-        parts.append(_LENGTHS[length] if length < 256 else b"\r\n$%d\r\n" % length)
+        parts.append(_LENGTHS[length] if length < _SHORT else b"\r\n$%d\r\n" % length)
         parts.append(data)
     return parts
 

@@ -102,8 +102,9 @@ class TraceWriter:
         self._backfill: asyncio.Task[None] | None = None
         self._taking = True  # the last call went through
         self._waiters = Waiters()
-        self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._idle = False  # the next change begins a wait
+        self._timer: asyncio.TimerHandle | None = None
         self._held = self._overflowing = False
         self._flushed = self._dropped = self._flushes = self._failed_flushes = 0
         self._flush_seconds = 0.0
@@ -126,9 +127,8 @@ class TraceWriter:
         if not live.terminal:
             self._open[key] = live
         live.wait = self._wait
-        if not self._dirty:
-            self._changed.set()
         self._dirty[key] = live
+        self._changed()
 
     # --- the writing task -----------------------------------------------------------------------
 
@@ -136,12 +136,7 @@ class TraceWriter:
         """Commit for ever; ended by cancellation, which loses nothing."""
         try:
             while True:
-                if not self._dirty and (not self._backlog or self._backfill is not None):
-                    self._changed.clear()
-                    await self._changed.wait()
-                enough = self._more or self._ended >= BATCH_RECORDS
-                if not enough and not self._waiters and self._taking:
-                    await self._linger()
+                await self._linger()
                 if self._held or not self._taking:
                     await self._wait_for_the_store()
                 if not self._held:
@@ -150,13 +145,26 @@ class TraceWriter:
             await self._end_calls()
 
     async def _linger(self) -> None:
+        """Until a batch is due: a whole wait after a change, or when somebody hurries."""
+        idle = not self._dirty and (not self._backlog or self._backfill is not None)
+        enough = self._more or self._ended >= BATCH_RECORDS
+        if not idle and (enough or self._waiters or not self._taking):
+            return
         self._hurry.clear()
-        self._wait += 1
-        timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._hurry.set)
-        try:
-            await self._hurry.wait()
-        finally:
-            timer.cancel()
+        self._idle = True
+        if not idle:
+            self._changed()
+        await self._hurry.wait()
+        self._idle = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _changed(self) -> None:
+        """There is something to do: a wait begins, if none has."""
+        if self._idle:
+            self._idle = False
+            self._wait += 1
+            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._hurry.set)
 
     async def _wait_for_the_store(self) -> None:
         """Let what is under way end, keep everything in bounds, and pause before the next try."""
@@ -217,7 +225,7 @@ class TraceWriter:
             self._waiters.ended(self._lanes)
         else:
             self._waiters.failed()
-        self._changed.set()
+            self._hurry.set()
 
     async def _fill_in(self) -> None:
         """Commit the oldest of the backlog."""
@@ -231,7 +239,7 @@ class TraceWriter:
 
     def _filled_in(self, _ended: asyncio.Task[None]) -> None:
         self._backfill = None
-        self._changed.set()
+        self._changed()
 
     async def _commit(self, batch: list[Record]) -> bool:
         started = self._now()
@@ -340,7 +348,7 @@ class TraceWriter:
         for key, live in self._open.items():
             self._dirty.setdefault(key, live)
         if self._dirty:
-            self._changed.set()
+            self._changed()
 
     def settle(self, at: float) -> None:
         """The server was still the one of before at that monotonic second."""
@@ -353,7 +361,7 @@ class TraceWriter:
             # It is probably there: nothing that surely is not may be dropped for it.
             if self._backlog.bytes + record.size <= self._buffer_bytes:
                 self._buffer(record)
-        self._changed.set()
+        self._changed()
 
     def forget(self, deleted: Callable[[Record], bool]) -> None:
         """Records were deleted at the store: what waits here, or is kept, may not bring them back."""
@@ -406,7 +414,6 @@ class TraceWriter:
             return not self._backlog
         if self._held or not self._health.up:
             return False
-        self._changed.set()
         self._hurry.set()
         # The dictionary is a queue: what is dirty now is among the next this many taken.
         waiting = self._waiters.wait(len(self._dirty), self._batches, timeout_seconds)

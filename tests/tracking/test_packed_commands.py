@@ -10,6 +10,7 @@ from tracking.lines import Start, packed
 
 ARGUMENTS = st.one_of(
     st.binary(max_size=600),
+    st.integers(4090, 4100).map(bytes),  # lengths beyond those that are made beforehand
     st.text(max_size=300).filter(lambda text: text.isprintable()),
     st.integers(),
 )
