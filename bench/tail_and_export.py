@@ -50,7 +50,7 @@ def a_record() -> Record:
     """One as a streamed chat request leaves it: a row of 630 bytes, a detail of 1.5 KB."""
     one = live(f"01a20b35-df4f-79e3-{time():.9f}")
     one.method, one.stream, one.http_status, one.router_id = "POST", True, 200, "router-0"
-    one.model, one.ended_us = "SmolLM2-135M-Instruct", one.arrived_us
+    one.model, one.completion_time = "SmolLM2-135M-Instruct", one.timestamp
     one.input_tokens, one.output_tokens, one.cached_tokens = 72, 12, 59
     one.queue_seconds, one.ttft_seconds, one.duration_seconds = 0.000332, 0.1, 0.329676
     one.label = f"{time():.6f}"

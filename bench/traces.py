@@ -8,7 +8,6 @@ from tracking.trace import (
     Candidate,
     Decision,
     EngineReport,
-    rfc3339,
 )
 
 WORKERS = 8
@@ -26,7 +25,7 @@ def started(number: int, arrived_us: int) -> LiveTrace:
     live.queue_seconds = 0.000123
     live.router_id, live.trace_id = "router-7c9f-12-ab34cd", "%032x" % number
     live.session_id = f"user-{number % 5000}"
-    live.attempts = [Attempt(node, url, rfc3339(arrived_us))]
+    live.attempts = [Attempt(node, url, live.timestamp)]
     live.decision = Decision(
         "cache_aware", "cached", "exact", WORKERS,
         [
@@ -44,7 +43,7 @@ def started(number: int, arrived_us: int) -> LiveTrace:
 def finished(live: LiveTrace) -> LiveTrace:
     """The same request when its answer was delivered."""
     live.move("processing")
-    live.http_status, live.ended_us = 200, live.arrived_us
+    live.http_status, live.completion_time = 200, live.timestamp
     live.input_tokens, live.output_tokens, live.cached_tokens = 1234, 321, 1024
     live.cache_hit_rate, live.cache_source = 0.8298, "engine"
     live.ttft_seconds, live.duration_seconds = 0.234567, 3.456789

@@ -52,8 +52,8 @@ class LiveTrace:
     The fields of `Trace` and `TraceDetail`, which are made of it when it is written: until then it is
     changed often and read often, which costs a struct more than a class with slots.
 
-    `arrived_us` and `ended_us` are in microseconds since the epoch on the fleet's clock; the arrival is
-    the score of the record in every index. `key` is the router's own unique key of the trace. `revision`
+    `arrived_us` is the arrival in microseconds since the epoch on the fleet's clock; it is the
+    score of the record in every index. `key` is the router's own unique key of the trace. `revision`
     counts the changes, so that a store can refuse what is older than what it holds.
 
     The last three are kept by whoever writes it: `receipt`, a decision with its JSON; `sent_revision`, the
@@ -61,14 +61,14 @@ class LiveTrace:
     """
 
     __slots__ = (
-        "arrived_us", "attempts", "cache_hit_rate", "cache_source", "cached_tokens", "decision",
-        "duration_seconds", "ended_us", "engine", "engine_request_id", "error", "http_status",
-        "input_tokens", "key", "label", "method", "model", "node_id", "output_tokens",
-        "predicted_cached_tokens", "prefill_decision", "prefill_node_id", "prefill_tokens",
-        "prefill_worker_url", "prefix_hashes", "queue_seconds", "queue_size", "receipt", "request_id",
-        "revision", "route", "router_id", "routing_policy", "sent_revision", "served_model",
-        "session_id", "status", "stream", "terminal", "trace_id", "ttft_seconds", "wait",
-        "worker_origin", "worker_url",
+        "arrived_us", "attempts", "cache_hit_rate", "cache_source", "cached_tokens",
+        "completion_time", "decision", "duration_seconds", "engine", "engine_request_id",
+        "error", "http_status", "input_tokens", "key", "label", "method", "model", "node_id",
+        "output_tokens", "predicted_cached_tokens", "prefill_decision", "prefill_node_id",
+        "prefill_tokens", "prefill_worker_url", "prefix_hashes", "queue_seconds", "queue_size",
+        "receipt", "request_id", "revision", "route", "router_id", "routing_policy",
+        "sent_revision", "served_model", "session_id", "status", "stream", "terminal",
+        "timestamp", "trace_id", "ttft_seconds", "wait", "worker_origin", "worker_url",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,7 @@ class LiveTrace:
         self.request_id = request_id
         self.routing_policy = routing_policy
         self.arrived_us = arrived_us
+        self.timestamp = rfc3339(arrived_us)
         self.status = status
         self.terminal = status in TERMINAL
         self.revision = 1
@@ -96,7 +97,7 @@ class LiveTrace:
         self.served_model: str | None = None
         self.stream: bool | None = None
         self.http_status: int | None = None
-        self.ended_us: int | None = None
+        self.completion_time: str | None = None
         self.error: TraceError | None = None
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
@@ -137,9 +138,9 @@ class LiveTrace:
         # By place, in the order of the fields: by name it would take twice as long.
         return Trace(
             self.request_id, self.node_id, self.worker_url, self.routing_policy, self.status,
-            rfc3339(self.arrived_us), self.cache_hit_rate, self.queue_size,
+            self.timestamp, self.cache_hit_rate, self.queue_size,
             self.key, self.route, self.method, self.model, self.served_model, self.stream,
-            self.http_status, None if self.ended_us is None else rfc3339(self.ended_us), self.error,
+            self.http_status, self.completion_time, self.error,
             self.input_tokens, self.output_tokens, self.cached_tokens, self.predicted_cached_tokens,
             self.cache_source, self.prefill_node_id, self.prefill_worker_url, self.prefill_tokens,
             self.queue_seconds, self.ttft_seconds, self.duration_seconds, self.engine,

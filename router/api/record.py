@@ -171,7 +171,7 @@ class RequestRecord:
             live.http_status = http_status
         live.error = error
         live.duration_seconds = rounded(now - self.arrived)
-        live.ended_us = ended_us
+        live.completion_time = rfc3339(ended_us)
         live.move(status)
         self._put(live)
         if self._csv is not None:
