@@ -21,6 +21,8 @@ WEIGHTY_BLOCKS: Final = 4096  # when so many were reported, all lose half their 
 ENOUGH: Final = 32  # reports from which a worker has a limit of its own
 EVERY: Final = 8  # reports after which a limit is looked at again
 
+Blocks = tuple[int, int, int]  # a step of age, how many had it and were found, and were missed
+
 
 def step_of(age: int) -> int:
     return min(STEPS - 1, ((age + 1) * (age + 1)).bit_length() - 1)
@@ -38,16 +40,20 @@ class Evictions:
         self._all = Reports()
         self._reports: dict[str, Reports] = {}
 
-    def reported(self, node: str, ages: Sequence[int], missed: int) -> None:
-        """Of blocks so old when the prompt was sent, the first `missed` were not there any more and
-        the others were."""
+    def reported(self, node: str, ages: Sequence[Sequence[int]], missed: int) -> None:
+        """`ages` are those of blocks when the prompt was sent, and how many were so old. The first
+        `missed` of these blocks were not there any more and the others were."""
+        blocks = []
+        for age, count in ages:
+            gone = min(count, missed)
+            missed -= gone
+            blocks.append((step_of(age), count - gone, gone))
         own: Reports | None = self._reports.get(node)
         if own is None:
             own = self._reports[node] = Reports()
-        steps = [step_of(age) for age in ages]
-        own.add(steps, missed)
+        own.add(blocks)
         fleet = self._all
-        fleet.add(steps, missed)
+        fleet.add(blocks)
         if fleet.count % EVERY == 0:
             limit = fleet.limit()
             if limit != self.fleet:
@@ -80,24 +86,18 @@ class Reports:
         self._limit = STEPS  # the step from which on nothing is there
         self._contradicted = False
 
-    def add(self, steps: Sequence[int], missed: int) -> None:
-        """Blocks of these steps, of which the first `missed` were missed."""
+    def add(self, blocks: Sequence[Blocks]) -> None:
+        """What one prompt told."""
         self.count += 1
         balance, limit = self._balance, self._limit
-        for step in steps:
-            if missed > 0:
-                missed -= 1
-                balance[step] += 1
-                if step < limit:
-                    self._contradicted = True
-            else:
-                balance[step] -= 1
-                if step >= limit:
-                    self._contradicted = True
-        self._weight += len(steps)
+        for step, found, missed in blocks:
+            balance[step] += missed - found
+            self._weight += missed + found
+            if (found and step >= limit) or (missed and step < limit):
+                self._contradicted = True
         if self._weight > WEIGHTY_BLOCKS:
             self._weight /= 2
-            self._balance = [blocks / 2 for blocks in balance]
+            self._balance = [more / 2 for more in balance]
 
     def limit(self) -> float:
         """The age at which the fewest blocks contradict; of several equal ones the highest.

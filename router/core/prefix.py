@@ -387,11 +387,15 @@ class Sent:
             return
         prompt = self._prompt
         reach = int(share * prompt.text_bytes * INEXACT) + LARGEST_BLOCK_BYTES
-        found = marks.within(bisect_right(BOUNDARIES, reach, 0, self._before + 1) - 1)
+        missed = 0
+        if reach < BOUNDARIES[self._before]:
+            missed = known - marks.within(bisect_right(BOUNDARIES, reach) - 1)
         sent_at = self._time // TICK - len(prompt.blocks)
-        last_used = 0
-        ages = []
-        for place in range(known - 1, -1, -1):
-            last_used = max(last_used, marks.used[place])
-            ages.append(sent_at - last_used // TICK)
-        self._index.evictions.reported(self._node, ages, max(0, known - found))
+        last_used = -1
+        ages: list[list[int]] = []
+        for used in marks.used[known - 1 :: -1]:
+            if used > last_used:  # who uses a block uses all before it
+                last_used = used
+                ages.append([sent_at - used // TICK, 0])
+            ages[-1][1] += 1
+        self._index.evictions.reported(self._node, ages, missed)

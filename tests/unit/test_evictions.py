@@ -103,9 +103,9 @@ def test_odd_reports_move_nothing_and_a_worker_of_which_little_is_known_has_the_
 ):
     known = Evictions()
     for number in range(10 * EVERY):
-        known.reported("a", [10] * 4, 4 if number % 5 == 0 else 0)  # computed side by side
-        known.reported("a", [1000] * 4, 0)
-        known.reported("a", [9000] * 4, 4)
+        known.reported("a", [(10, 4)], 4 if number % 5 == 0 else 0)  # computed side by side
+        known.reported("a", [(1000, 4)], 0)
+        known.reported("a", [(9000, 4)], 4)
     assert 1000 < known.limits["a"] <= 9000
     assert "b" not in known.limits
     assert 1000 < known.fleet <= 9000
@@ -114,10 +114,10 @@ def test_odd_reports_move_nothing_and_a_worker_of_which_little_is_known_has_the_
 def test_a_limit_follows_a_cache_that_becomes_larger_and_a_forgotten_worker_has_none() -> None:
     known = Evictions()
     for _ in range(ENOUGH):
-        known.reported("a", [1000] * 8, 8)
+        known.reported("a", [(1000, 8)], 8)
     assert known.limits["a"] <= 1000
     for _ in range(20 * ENOUGH):
-        known.reported("a", [1000] * 8, 0)
+        known.reported("a", [(1000, 8)], 0)
     assert known.limits["a"] == inf
     known.forget("a")
     assert known.limits == {}
@@ -130,18 +130,21 @@ def test_ages_have_two_steps_to_the_doubling(age: int) -> None:
 
 @given(
     st.lists(
-        st.tuples(st.lists(st.integers(0, STEPS - 1), max_size=4), st.integers(0, 4)), max_size=40
+        st.lists(
+            st.tuples(st.integers(0, STEPS - 1), st.integers(0, 3), st.integers(0, 3)), max_size=4
+        ),
+        max_size=40,
     ),
     st.integers(1, 9),
 )
 def test_a_limit_is_the_highest_that_the_fewest_blocks_contradict(reported, every) -> None:
     reports, blocks = Reports(), []
-    for number, (steps, missed) in enumerate(reported):
-        reports.add(steps, missed)
-        blocks += [(step, place < missed) for place, step in enumerate(steps)]
+    for number, told in enumerate(reported):
+        reports.add(told)
+        blocks += told
         if number % every == 0:
             wrong = [
-                sum(step < limit if gone else step >= limit for step, gone in blocks)
+                sum(gone if step < limit else found for step, found, gone in blocks)
                 for limit in range(STEPS + 1)
             ]
             best = max(limit for limit in range(STEPS + 1) if wrong[limit] == min(wrong))
@@ -152,7 +155,7 @@ def test_what_nobody_can_have_any_more_is_not_held_by_those_it_was_sent_to_long_
     index, old = PrefixIndex(1 << 24), PROMPTS[0]
     index.insert(old.blocks, "before")
     for _ in range(EVERY):
-        index.evictions.reported("before", [5 * WIDTH] * 8, 8)
+        index.evictions.reported("before", [(5 * WIDTH, 8)], 8)
     for other in PROMPTS[1:50]:
         index.insert(other.blocks, "now")
     index.insert(old.blocks, "now")

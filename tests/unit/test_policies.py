@@ -301,7 +301,7 @@ def test_cache_aware_computes_what_a_cache_has_dropped_where_it_was_unless_other
     assert chooser.prefixes is not None
     chooser.choose(prompt(LONG), [home], 0.0)
     for _ in range(8):  # reports of misses of what is younger than this prompt is now
-        chooser.prefixes.evictions.reported("somebody", [1] * 8, 8)
+        chooser.prefixes.evictions.reported("somebody", [(1, 8)], 8)
     chooser.choose(prompt("something else " * 300), [other], 0.0)
     choice = chooser.choose(prompt(LONG), [home, other], 0.0)
     assert (choice.worker, choice.reason) == (home, "prefix_dropped")
