@@ -1,8 +1,9 @@
 """The shapes of answers, and the facts in one of them.
 
 Known are SGLang (`meta_info`), the OpenAI API (`usage`, `choices`, Responses objects and the events
-that wrap them), Anthropic's messages and their events, error objects of both, and llama.cpp's `timings`. Engines and versions differ, so
-every field may have any type: what is not understood costs that field and nothing else.
+that wrap them), Anthropic's messages and their events, error objects of both, and llama.cpp's `timings`. Engines and
+versions differ, so every field may have any type: what is not understood costs that field and nothing
+else.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ class Timings(msgspec.Struct, gc=False):
 class Answer(msgspec.Struct, gc=False):
     """A body or an event, of any engine on any route."""
 
-    id: object = None
-    kind: object = msgspec.field(name="object", default=None)
+    id: str | None = None
+    kind: str | None = msgspec.field(name="object", default=None)
     choices: list[AnswerChoice] | None = None
     usage: Usage | None = None
     type: object = None
@@ -223,28 +224,17 @@ def in_parts(kind: type[S], data: bytes | msgspec.Raw) -> S | None:
 def read_answer(answer: Answer) -> AnswerFacts:
     """The facts in one body or event."""
     facts = AnswerFacts(_identifier(answer.id))
-    report = EngineReport()
-    if answer.usage is not None:
-        _read_usage(answer.usage, facts, report)
-    if answer.choices is not None:
-        for choice in answer.choices:
-            if report.finish_reason != ABORT:
-                report.finish_reason = _label(choice.finish_reason) or report.finish_reason
-    stop_reason = answer.stop_reason
-    if answer.type == "message_delta" and isinstance(answer.delta, Delta):
-        stop_reason = answer.delta.stop_reason
-    if stop_reason is not None:
-        report.finish_reason = _label(stop_reason)
-    if answer.kind == "response" and answer.status not in ("queued", "in_progress"):
-        report.finish_reason = ABORT if answer.status == "cancelled" else _label(answer.status)
-    if answer.meta_info is not None:
-        _read_meta_info(answer.meta_info, facts, report)
-    if answer.metadata is not None:
-        report.weight_version = _label(answer.metadata.weight_version)
-    if answer.timings is not None:
-        _read_timings(answer.timings, facts, report)
-    if answer.error:
-        facts.error = _message(answer.error)
+    report = EngineReport(_finish_reason(answer))
+    if (usage := answer.usage) is not None:
+        _read_usage(usage, facts, report)
+    if (meta_info := answer.meta_info) is not None:
+        _read_meta_info(meta_info, facts, report)
+    if (metadata := answer.metadata) is not None:
+        report.weight_version = _label(metadata.weight_version)
+    if (timings := answer.timings) is not None:
+        _read_timings(timings, facts, report)
+    if error := answer.error:
+        facts.error = _message(error)
     elif answer.kind == "error" or answer.type == "error":
         facts.error = _message(_any(answer.message))
     reason = report.finish_reason
@@ -252,6 +242,23 @@ def read_answer(answer: Answer) -> AnswerFacts:
     if reason is not None or report != _SILENT:
         facts.engine = report
     return facts
+
+
+def _finish_reason(answer: Answer) -> str | None:
+    """OpenAI's (of several choices, the worst), Anthropic's, or how a Responses object stands."""
+    reason = None
+    if (choices := answer.choices) is not None:
+        for choice in choices:
+            if reason != ABORT:
+                reason = _label(choice.finish_reason) or reason
+    stop_reason = answer.stop_reason
+    if answer.type == "message_delta" and isinstance(answer.delta, Delta):
+        stop_reason = answer.delta.stop_reason
+    if stop_reason is not None:
+        reason = _label(stop_reason)
+    if answer.kind == "response" and answer.status not in ("queued", "in_progress"):
+        reason = ABORT if answer.status == "cancelled" else _label(answer.status)
+    return reason
 
 
 def _any(data: msgspec.Raw) -> object:
@@ -266,20 +273,25 @@ def _read_usage(usage: Usage, facts: AnswerFacts, report: EngineReport) -> None:
 
     Anthropic's input tokens are those that were neither read from the cache nor written to it.
     """
-    said, written = usage.prompt_tokens, usage.completion_tokens
+    said, written, cached = usage.prompt_tokens, usage.completion_tokens, None
     facts.input_tokens = usage.input_tokens if said is None else said
     facts.output_tokens = usage.output_tokens if written is None else written
-    for details in (usage.prompt_tokens_details, usage.input_tokens_details):
-        if details is not None and facts.cached_tokens is None:
-            facts.cached_tokens = details.cached_tokens
+    if (details := usage.prompt_tokens_details) is not None:
+        cached = details.cached_tokens
+    if cached is None and (details := usage.input_tokens_details) is not None:
+        cached = details.cached_tokens
+    facts.cached_tokens = cached
     read = usage.cache_read_input_tokens
     if facts.input_tokens is not None and read is not None:
         facts.cached_tokens = read
         facts.input_tokens += read + (usage.cache_creation_input_tokens or 0)
-    report.reasoning_tokens = usage.reasoning_tokens
-    for details in (usage.completion_tokens_details, usage.output_tokens_details):
-        if details is not None and report.reasoning_tokens is None:
-            report.reasoning_tokens = details.reasoning_tokens
+    reasoning = usage.reasoning_tokens
+    if reasoning is None and (details := usage.completion_tokens_details) is not None:
+        reasoning = details.reasoning_tokens
+    if reasoning is None and (details := usage.output_tokens_details) is not None:
+        reasoning = details.reasoning_tokens
+    if reasoning is not None:
+        report.reasoning_tokens = reasoning
 
 
 def _read_meta_info(meta_info: MetaInfo, facts: AnswerFacts, report: EngineReport) -> None:
