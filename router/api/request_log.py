@@ -16,6 +16,7 @@ from tracking.lifecycle import LiveTrace
 from tracking.trace import Status
 
 log = logging.getLogger("router.requests")
+is_on: Final = log.isEnabledFor  # asked about every request, and looked up once
 
 LINES_PER_SECOND: Final = 50
 LEVELS: Final[dict[Status, int]] = {
@@ -37,8 +38,8 @@ class RequestLog:
 
     def ended(self, trace: LiveTrace, attempts: int) -> None:
         """An inference request has ended; `trace` is terminal."""
-        level = LEVELS.get(trace.status, logging.WARNING)
-        if not log.isEnabledFor(level) or not self._room(level):
+        level = LEVELS[trace.status]
+        if not is_on(level) or not self._room(level):
             return
         error = trace.error
         self._write(
@@ -71,7 +72,7 @@ class RequestLog:
             level = logging.WARNING
         elif status in (401, 403):
             level = logging.INFO
-        if not log.isEnabledFor(level) or not self._room(level):
+        if not is_on(level) or not self._room(level):
             return
         self._write(
             level,
@@ -87,7 +88,7 @@ class RequestLog:
 
     def renamed(self, given: str, request_id: str) -> None:
         """A client's id could not be taken."""
-        if log.isEnabledFor(logging.WARNING) and self._room(logging.WARNING):
+        if is_on(logging.WARNING) and self._room(logging.WARNING):
             log.warning("request id %r is not acceptable; it is now %s", given[:200], request_id)
 
     def _room(self, level: int) -> bool:
