@@ -4,8 +4,9 @@ A class that inherits from nothing becomes an extension type. Its fields are its
 methods assign to `self`; its methods, and the functions beside it, are called directly where Cython
 can do so. Everything is read from the sources and their annotations: what is annotated with such a
 class (`worker: Worker`, `self._permit: Permit | None`), in whichever module it is written, is
-found in its place instead of by its name. All other annotations are taken away, since Cython means
-other things by `int` and `dict` than Python does.
+found in its place instead of by its name. A field that begins as a `{...}` or a `[...]` is an exact dict
+or list, whose methods are called directly. All annotations but those of classes are taken away, since
+Cython means other things by `int` and `dict` than Python does.
 
 No line moves, so that tracebacks stay true.
 """
@@ -128,11 +129,25 @@ def _field_types(module: Module, cls: ast.ClassDef) -> dict[str, str]:
         parameters = {a.arg: a.annotation for a in (*method.args.args, *method.args.kwonlyargs)}
         for node in ast.walk(method):
             match node:
-                case ast.AnnAssign(target=ast.Attribute(value=ast.Name(id="self"), attr=name)):
-                    kinds.setdefault(name, module.type_of(node.annotation))
+                case ast.AnnAssign(
+                    target=ast.Attribute(value=ast.Name(id="self"), attr=name),
+                    annotation=annotation,
+                    value=value,
+                ):
+                    kind = module.type_of(annotation)
+                    kinds.setdefault(name, _display_type(value) if kind == "object" else kind)
                 case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)]):
                     kinds.setdefault(name, _value_type(module, node.value, parameters))
     return kinds
+
+
+def _display_type(value: ast.expr | None) -> str:
+    match value:
+        case ast.Dict() | ast.DictComp():
+            return "dict"
+        case ast.List() | ast.ListComp():
+            return "list"
+    return "object"
 
 
 def _value_type(module: Module, value: ast.expr, parameters: Mapping[str, ast.expr | None]) -> str:
@@ -147,7 +162,7 @@ def _value_type(module: Module, value: ast.expr, parameters: Mapping[str, ast.ex
         case ast.BoolOp(values=(one, other)) | ast.IfExp(body=one, orelse=other):
             kind = _value_type(module, one, parameters)
             return kind if kind == _value_type(module, other, parameters) else "object"
-    return "object"
+    return _display_type(value)
 
 
 def directly_called(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:

@@ -70,6 +70,19 @@ class Worker:
 """
 
 
+DISPLAYS = """
+class Kept:
+    def __init__(self, given: dict[str, int]) -> None:
+        self.by_name: dict[str, int] = {}
+        self.squares = {n: n * n for n in range(9)}
+        self.all: list[int] = []
+        self.some = [n for n in given]
+        self.given = given
+        self.counted: dict[str, int] = defaultdict(int)
+        self.later: list[int] | None = None
+"""
+
+
 def declared(source: str) -> list[str]:
     return typed({"m": source})["m"][1].splitlines()
 
@@ -94,6 +107,19 @@ def test_a_field_has_the_class_of_another_module_that_its_first_assignment_says(
         "made": "Worker",
         "rest": "object",
         "stranger": "object",
+    }
+
+
+def test_a_field_that_begins_as_a_dict_or_a_list_is_one_and_no_other_is():
+    fields = (line.split()[2:] for line in declared(DISPLAYS)[1:])
+    assert {name: kind for kind, name in fields} == {
+        "by_name": "dict",
+        "squares": "dict",
+        "all": "list",
+        "some": "list",
+        "given": "object",
+        "counted": "object",
+        "later": "object",
     }
 
 
