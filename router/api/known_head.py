@@ -31,6 +31,7 @@ class KnownHead:
         "_method",
         "_raw_headers",
         "_target",
+        "_written",
     )
 
     def __init__(self, seen: Request, like: ButForLength) -> None:
@@ -41,6 +42,7 @@ class KnownHead:
         self._length_at = [name.lower() for name, _ in seen.raw_headers].index(LENGTH)
         self._headers = seen.headers
         self._http11 = seen.http11
+        self._written = seen.written
 
     def again(self, client: Writer, data: bytes) -> Request | None:
         """The one request that `data` is, to its last byte; None where it is not one like that."""
@@ -53,7 +55,14 @@ class KnownHead:
             raw_headers[at] = raw_headers[at][0], digits
             headers = {**headers, LENGTH_NAME: digits.decode()}
         request = Request(
-            client, self._method, self._target, raw_headers, headers, self._http11, True
+            client,
+            self._method,
+            self._target,
+            raw_headers,
+            headers,
+            self._http11,
+            True,
+            self._written,
         )
         size = int(digits)
         if size:

@@ -27,7 +27,8 @@ class Request:
     """Head and body. `headers` holds the first of each header, by its name in lower case.
 
     `whole` says that the body has come to its end. It is kept until somebody asks for it: with
-    `body`, all at once, or with `pour`, as it comes.
+    `body`, all at once, or with `pour`, as it comes. `written` is for `HeaderRules.request_head`; requests
+    whose heads are known to be alike share it.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Request:
         "size",
         "target",
         "whole",
+        "written",
     )
 
     def __init__(
@@ -57,6 +59,7 @@ class Request:
         headers: Mapping[str, str],
         http11: bool,
         keep_alive: bool,
+        written: dict[bool, bytes] | None = None,
     ) -> None:
         self.client = client
         self.method = method
@@ -65,6 +68,7 @@ class Request:
         self.headers = headers
         self.http11 = http11
         self.keep_alive = keep_alive
+        self.written = {} if written is None else written
         self.chunked = "transfer-encoding" in headers
         self.whole = False
         self.broken: str | None = None  # why the rest of the body cannot be read

@@ -41,6 +41,7 @@ async def carry(
             worker,
             incoming.request_id,
             len(body) if request.has_body else None,
+            request.written if incoming.span_ids is None else {},
         )
         if connection is None:
             connection = await connect(shared, incoming, pool)

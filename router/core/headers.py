@@ -132,19 +132,33 @@ class HeaderRules:
         worker: Worker,
         request_id: str,
         content_length: int | None,
+        written: dict[bool, bytes],
     ) -> bytes:
         """The head of a request to `worker`, with its empty line.
 
-        `content_length` is None for a request without a body. Raises BadRequest for what could be
-        read as more than one head.
+        `content_length` is None for a request without a body. What `raw_headers` become is put into
+        `written` and taken from there again, for heads that only differ in their length. Raises
+        BadRequest for what could be read as more than one head.
         """
         first = self._request_lines.get((method, target))
         if first is None:
             first = self._request_line(method, target)
-        own = _asked(b"X-Request-Id: " + request_id.encode())
-        lines = [first, *worker.head_lines, own]
-        known = self._in_requests
         authorized = self._guarded or worker.api_key is not None
+        theirs = written.get(authorized)
+        if theirs is None:
+            theirs = written[authorized] = self._theirs(raw_headers, authorized)
+        own = _asked(b"X-Request-Id: " + request_id.encode())
+        lines = [first, *worker.head_lines, own + theirs]
+        if content_length is not None:
+            lines.append(b"Content-Length: " + str(content_length).encode())
+        lines += END
+        return b"\r\n".join(lines)
+
+    def _theirs(self, raw_headers: RawHeaders, authorized: bool) -> bytes:
+        """Those of a client's headers that go on, each behind the end of a line. `authorized`: without
+        its `Authorization`."""
+        lines = [b""]
+        known = self._in_requests
         named = None
         for header in raw_headers:
             line = known.get(header)
@@ -163,11 +177,7 @@ class HeaderRules:
             if line:
                 lines.append(line)
         if named is not None:
-            ours = 2 + len(worker.head_lines)
-            lines[ours:] = _not_claimed(lines[ours:], named)
-        if content_length is not None:
-            lines.append(b"Content-Length: " + str(content_length).encode())
-        lines += END
+            lines[1:] = _not_claimed(lines[1:], named)
         return b"\r\n".join(lines)
 
     def _request_line(self, method: str, target: str) -> bytes:

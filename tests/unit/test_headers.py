@@ -25,6 +25,7 @@ def sent(
     target: str = "/generate",
     request_id: str = "id-1",
     content_length: int | None = 3,
+    written: dict[bool, bytes] | None = None,
 ) -> list[bytes]:
     """The lines of the head that a worker gets."""
     head = rules.request_head(
@@ -34,6 +35,7 @@ def sent(
         worker=worker,
         request_id=request_id,
         content_length=content_length,
+        written={} if written is None else written,
     )
     assert head.endswith(b"\r\n\r\n")
     return head[:-4].split(b"\r\n")
@@ -387,6 +389,26 @@ def test_whatever_a_worker_says_the_client_gets_one_well_formed_head(raw) -> Non
     names = [line.partition(b":")[0].lower() for line in lines[3:]]
     assert names.count(b"content-length") + names.count(b"transfer-encoding") == 1
     assert not any(name.startswith(b"x-smg-") for name in names)
+
+
+def test_what_was_written_for_a_head_like_it_is_taken_where_the_same_goes_on() -> None:
+    raw = ((b"Accept", b"a"), (b"Authorization", b"Bearer c"))
+    written: dict[bool, bytes] = {}
+    for worker in (WORKER, KEYED, WORKER, KEYED):
+        for length in (3, 14):
+            like = sent(*raw, worker=worker, content_length=length, written=written)
+            assert like == sent(*raw, worker=worker, content_length=length)
+    assert written == {
+        False: b"\r\nAccept: a\r\nAuthorization: Bearer c",
+        True: b"\r\nAccept: a",
+    }
+
+
+def test_nothing_is_written_of_a_head_that_is_refused() -> None:
+    written: dict[bool, bytes] = {}
+    with pytest.raises(BadRequest):
+        sent((b"Accept", b"a\rb"), written=written)
+    assert written == {}
 
 
 # -- what is kept of lines -----------------------------------------------------------------

@@ -169,6 +169,13 @@ def test_a_head_over_the_limit_is_not_kept() -> None:
     assert known(message(b""), size - 1) is None
 
 
+def test_what_was_written_for_a_worker_is_kept_with_the_head():
+    parsed = Parsed(message(b"{}")).requests[0]
+    head = known_head(parsed, message(b"{}"), ANY)
+    again = None if head is None else head.again(Client(), message(b"[1]"))
+    assert again is not None and again.written is parsed.written
+
+
 def test_connections_share_what_their_clients_say_alike_but_no_secrets() -> None:
     said = message(b"{}").replace(b"Accept", b"Authorization: Bearer a\r\nCookie: b\r\nAccept")
     sent = []
