@@ -4,12 +4,13 @@ About 4 GB and some minutes; Linux x86_64, Python 3.11. vLLM has a CPU wheel. SG
 wheel runs on vLLM's PyTorch, with stand-ins for the two packages that exist for GPUs only, so what
 is real of it is all but the kernels. Mooncake moves caches between a prefill and a decode worker of
 SGLang, over TCP here; its one build wants libraries of CUDA: one is on PyPI, the other is made here,
-of functions that all fail. It needs gcc, and Debian's libibverbs1, librdmacm1 and libnuma1. Nothing is
-done twice.
+of functions that all fail. It needs gcc, and Debian's ibverbs-providers, librdmacm1 and libnuma1.
+Nothing is done twice.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -76,6 +77,9 @@ def mooncake(root: Path) -> None:
     functions = sorted(set(re.findall(r"\bU (cu[A-Z]\w*)", symbols)))
     source.write_text("".join(f"int {name}(void) {{ return 100; }}\n" for name in functions))
     run("gcc", "-shared", "-fPIC", "-o", str(libraries / "libcuda.so.1"), str(source))
+    # A library of Debian's that is missing is named here; SGLang would say that Mooncake is.
+    where = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
+    subprocess.run([str(python), "-c", "import mooncake.engine"], check=True, env=where)
 
 
 def model(root: Path) -> None:
