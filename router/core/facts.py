@@ -276,8 +276,7 @@ def _completions(body: Body) -> bytes:
 def _generate(body: Body) -> bytes:
     if body.text is not None:
         return _bytes(_prompts(body.text))
-    ids = _token_ids(body)
-    return ids.translate(_COMMA_TO_SPACE, _BRACKETS_AND_SPACE) if ids.startswith(b"[") else b""
+    return _token_ids(body).translate(_COMMA_TO_SPACE, _BRACKETS_AND_SPACE)
 
 
 def _input(body: Body) -> bytes:
@@ -363,8 +362,11 @@ def _count(value: object) -> int | None:
 
 
 def _token_ids(body: Body) -> bytes:
-    """The prompt's, or prompts', as they were sent; empty where there is a text or nothing."""
-    return bytes(body.input_ids) if body.text is None and len(body.input_ids) else b""
+    """The prompt's, or prompts', as they were sent; empty where there is a text, or no list."""
+    if body.text is not None or not len(body.input_ids):
+        return b""
+    ids = bytes(body.input_ids)
+    return ids if ids.startswith(b"[") else b""
 
 
 def _input_tokens(text: bytes, ids: bytes) -> int:

@@ -108,6 +108,10 @@ def test_token_ids_written_with_or_without_spaces_are_the_same_prompt():
     assert dense.input_tokens == airy.input_tokens == 3
 
 
+def test_token_ids_that_are_none_are_not_counted():
+    assert facts_of(CHAT, {"input_ids": None, **said("x" * 400)}).input_tokens == 100
+
+
 def test_the_facts_beside_the_text_are_read():
     body = {"model": "m", "stream": True, "rid": "r7", "max_tokens": 5, "n": 2, **said("four")}
     headers = {"x-session-id": "s1", "x-smg-routing-key": "user 7"}
