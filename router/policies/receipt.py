@@ -49,8 +49,7 @@ def receipt(
 
 def _best(chosen: int, ranks: Ranks, limit: int) -> list[int]:
     """The chosen one, then the best of the other candidates from the best down."""
-    others = [*range(len(ranks))]
-    del others[chosen]
+    others = [i for i in range(len(ranks)) if i != chosen]
     left = max(0, limit - 1)
     if left < len(others):
         worst = sorted(ranks)[left]
