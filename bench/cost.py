@@ -1,12 +1,13 @@
 """What a forwarded request costs in Python alone: a whole router in memory, without sockets.
 
-    python -m bench.cost [--traced] [--events] [--requests 20000] [--profile | --bytecodes]
+    python -m bench.cost [--traced | --redis] [--events] [--requests 20000] [--profile | --bytecodes]
 
 Prints CPU microseconds per JSON request of 1 KB, the best of several rounds with 64 connections; with
 --events per event of 64 open streams, each of which comes in a read of its own. The
 transports are stubs, so the kernel's part (four system calls a request) is not in it; what the trace
-writer does is, with --traced, up to the bytes that would be sent to Redis. --profile lists the calls
-instead, by cProfile, which makes small functions look larger than they are. --bytecodes counts what the
+writer does is, with --traced, up to the bytes that would be sent to Redis. --redis has all of the router's
+part of tracing: a private server, whose own part is not counted, takes the traces, and what has finished is
+summed up. --profile lists the calls instead, by cProfile, which makes small functions look larger than they are. --bytecodes counts what the
 interpreter executes for a request, by function: the same on any machine, however busy. Calls of C and what
 they take are not in it, nor is what was compiled.
 """
@@ -37,6 +38,8 @@ from router.policies import PolicyConfig, build_policy
 from router.serving import spare_the_collector
 from tracking.health import StoreHealth
 from tracking.record import Record
+from tracking.stats_query import StatsQuery
+from tracking.tracker import Tracker, TrackerConfig
 from tracking.writer import TraceWriter
 
 HERE: Final = str(Path(__file__).parent)
@@ -45,6 +48,7 @@ TraceFunction = Callable[[FrameType, str, Any], Any]
 POLICY = "cache_aware"
 CONNECTIONS = 64
 ROUNDS = 5
+LAST_MINUTE = StatsQuery(window_seconds=60)
 BODY = (
     b'{"id":"chatcmpl-mock","object":"chat.completion","created":1700000000,"model":"mock",'
     b'"choices":[{"index":0,"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}],'
@@ -98,13 +102,16 @@ class Rig:
 
     wire = Wire
 
-    def __init__(self, world: World, traced: bool) -> None:
+    def __init__(self, world: World, traced: bool, tracker: Tracker | None = None) -> None:
         self._world = world
+        self._tracker = tracker
         fuzz_world.WorkerWire = self.wire  # type: ignore[misc]
         app = world.app
         app.forwarding.group.policy = build_policy(POLICY, PolicyConfig(), Random(1))
         put = None
-        if traced:
+        if tracker is not None:
+            put = tracker.put
+        elif traced:
             writer = TraceWriter(Nowhere(), StoreHealth(), owner="o", now=app.clock.now)
             put = writer.put
             app.tasks.spawn(writer.run(), "writer")
@@ -129,6 +136,8 @@ class Rig:
             while app.forwarding.open_requests:
                 await asyncio.sleep(0)
             await asyncio.sleep(0)
+        if self._tracker is not None:
+            await self._tracker.stats(LAST_MINUTE)  # then all is written and summed up
         return (time.process_time() - began) / number
 
 
@@ -187,10 +196,24 @@ class Bytecodes:
             print(f"{executed / requests:7.1f} in {self.calls[name] / requests:5.2f}  {name}")
 
 
-async def measure(count: int, *, traced: bool, events: bool, show: Show) -> None:
+async def private_tracker(world: World) -> Tracker:
+    """As a router has it that was given no Redis, started."""
+    app = world.app
+    tracker = Tracker(
+        TrackerConfig(router_id="cost"),
+        now=app.clock.now,
+        synchronise=app.clock.synchronise,
+        on_flush=app.metrics.flush_observed,
+    )
+    await tracker.start()
+    return tracker
+
+
+async def measure(count: int, *, traced: bool, redis: bool, events: bool, show: Show) -> None:
     with World() as world:
         world.begin([], "silence")
-        rig = (EventsRig if events else Rig)(world, traced)
+        tracker = await private_tracker(world) if redis else None
+        rig = (EventsRig if events else Rig)(world, traced, tracker)
         await rig.run(count // 4)
         spare_the_collector()
         what = "an event" if events else "a request"
@@ -204,7 +227,9 @@ async def measure(count: int, *, traced: bool, events: bool, show: Show) -> None
             pstats.Stats(calls).sort_stats("tottime").print_stats(60)
         else:
             best = min([await rig.run(count) for _ in range(ROUNDS)])
-            print(f"{best * 1e6:.1f} µs {what}, {'traced' if traced else 'untraced'}")
+            print(f"{best * 1e6:.1f} µs {what}, {'traced' if traced or redis else 'untraced'}")
+        if tracker is not None:
+            await tracker.close(1.0)
         await world.app.tasks.cancel()
         gc.unfreeze()
 
@@ -216,13 +241,23 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--traced", action="store_true")
+    tracing = parser.add_mutually_exclusive_group()
+    tracing.add_argument("--traced", action="store_true")
+    tracing.add_argument("--redis", action="store_true")
     parser.add_argument("--events", action="store_true")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--profile", dest="show", action="store_const", const="profile")
     shown.add_argument("--bytecodes", dest="show", action="store_const", const="bytecodes")
     asked = parser.parse_args()
-    uvloop.run(measure(asked.requests, traced=asked.traced, events=asked.events, show=asked.show))
+    uvloop.run(
+        measure(
+            asked.requests,
+            traced=asked.traced,
+            redis=asked.redis,
+            events=asked.events,
+            show=asked.show,
+        )
+    )
 
 
 if __name__ == "__main__":
