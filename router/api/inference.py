@@ -131,9 +131,8 @@ class Run:
                 shared.open_requests -= 1
                 self.finish(error)
                 relayed = self.exchange is not None and self.exchange.relayed
-                self.exchange = (
-                    None  # it knows us, too: a circle that only the collector would free
-                )
+                # It knows us, too: a circle that only the collector would free.
+                self.exchange = None
             if error is not None and not relayed:
                 stay = refuse(incoming.client, incoming.request, error, incoming.answer_headers)
         finally:
