@@ -20,6 +20,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     warmup_seconds: float = 1.5
 
     @property
+    def prompt_tokens(self) -> int:
+        """What the workers say of each prompt; about what its length is worth."""
+        return self.body_bytes // 5
+
+    @property
     def stagger_seconds(self) -> float:
         """Streams begin evenly over the length of one."""
         return self.events * self.interval_us / 1e6

@@ -153,8 +153,8 @@ class Rig:
         worker_ports = []
         for number in range(WORKERS):
             worker_ports.append(port := free_port())
-            sizes = [str(n) for n in (port, case.events, case.interval_us, case.answer_bytes)]
-            worker = self._run(f"worker-{number}", [str(BUILD / "worker"), *sizes])
+            told = (port, case.events, case.interval_us, case.answer_bytes, case.prompt_tokens)
+            worker = self._run(f"worker-{number}", [str(BUILD / "worker"), *map(str, told)])
             wait(worker, listens(port))
 
         redis_port = free_port()

@@ -128,7 +128,7 @@ def soak(wanted: int) -> Soak:
 
         worker_ports = tuple(free_port() for _ in range(WORKERS))
         for port in worker_ports:
-            sizes = [str(n) for n in (port, EVENTS, INTERVAL_US, 1024)]
+            sizes = [str(n) for n in (port, EVENTS, INTERVAL_US, 1024, 200)]
             wait(start(f"worker-{port}", LOAD_CORE, [str(BUILD / "worker"), *sizes]), listens(port))
         redis_port, program = free_port(), shutil.which("redis-server")
         if program is None:

@@ -1,10 +1,11 @@
 /* A mock worker that must never be the bottleneck: one thread, epoll, answers made in advance.
  *
- *   worker PORT EVENTS INTERVAL_US JSON_BYTES
+ *   worker PORT EVENTS INTERVAL_US JSON_BYTES PROMPT_TOKENS
  *
  * POST with "stream":true: EVENTS chat chunks of server-sent events, one chunk each, INTERVAL_US
  * apart (0: as fast as the socket takes them). Any other POST: a chat answer of JSON_BYTES. GET:
- * what routers ask a worker at their start.
+ * what routers ask a worker at their start. Each answer says that its prompt had PROMPT_TOKENS, a third
+ * of them cached.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -65,13 +66,16 @@ static Text chunk(const char *body) {
     return text;
 }
 
-static void make_answers(size_t json_bytes) {
+static void make_answers(size_t json_bytes, unsigned long prompt_tokens) {
+    char usage[256], last_events[1024];
+    sprintf(usage,
+            "{\"prompt_tokens\":%lu,\"completion_tokens\":100,\"total_tokens\":%lu,"
+            "\"prompt_tokens_details\":{\"cached_tokens\":%lu}}",
+            prompt_tokens, prompt_tokens + 100, prompt_tokens / 3);
     static const char *chat =
         "{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion\",\"created\":1700000000,"
         "\"model\":\"mock\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
-        "\"content\":\"%s\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":200,"
-        "\"completion_tokens\":100,\"total_tokens\":300,"
-        "\"prompt_tokens_details\":{\"cached_tokens\":64}}}";
+        "\"content\":\"%s\"},\"finish_reason\":\"stop\"}],\"usage\":%s}";
     static const char *delta =
         "data: {\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\","
         "\"created\":1700000000,\"model\":\"mock\",\"choices\":[{\"index\":0,"
@@ -79,14 +83,14 @@ static void make_answers(size_t json_bytes) {
     static const char *end =
         "data: {\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\","
         "\"created\":1700000000,\"model\":\"mock\",\"choices\":[{\"index\":0,\"delta\":{},"
-        "\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":200,\"completion_tokens\":100,"
-        "\"total_tokens\":300,\"prompt_tokens_details\":{\"cached_tokens\":64}}}\n\n"
+        "\"finish_reason\":\"stop\"}],\"usage\":%s}\n\n"
         "data: [DONE]\n\n";
-    size_t filler = json_bytes > strlen(chat) ? json_bytes - strlen(chat) + 2 : 1;
-    char *words = malloc(filler + 1), *body = malloc(filler + strlen(chat) + 1);
+    size_t bare = strlen(chat) + strlen(usage) - 4; /* without what stands for both strings */
+    size_t filler = json_bytes > bare ? json_bytes - bare : 1;
+    char *words = malloc(filler + 1), *body = malloc(filler + bare + 1);
     memset(words, 'w', filler);
     words[filler] = 0;
-    sprintf(body, chat, words);
+    sprintf(body, chat, words, usage);
     json_answer = json(body);
     info_answer = json(
         "{\"model_path\":\"mock\",\"served_model_name\":\"mock\",\"is_generation\":true,"
@@ -96,7 +100,8 @@ static void make_answers(size_t json_bytes) {
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
         "transfer-encoding: chunked\r\n\r\n";
     stream_head.length = strlen(stream_head.bytes);
-    Text event = chunk(delta), last = chunk(end);
+    sprintf(last_events, end, usage);
+    Text event = chunk(delta), last = chunk(last_events);
     event_bytes = event.length;
     block.length = event.length * BLOCK_EVENTS;
     block.bytes = malloc(block.length);
@@ -222,10 +227,11 @@ static void receive(int fd) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) return fprintf(stderr, "worker PORT EVENTS INTERVAL_US JSON_BYTES\n"), 2;
+    if (argc != 6)
+        return fprintf(stderr, "worker PORT EVENTS INTERVAL_US JSON_BYTES PROMPT_TOKENS\n"), 2;
     stream_events = strtoull(argv[2], NULL, 10);
     interval_us = strtoull(argv[3], NULL, 10);
-    make_answers(strtoul(argv[4], NULL, 10));
+    make_answers(strtoul(argv[4], NULL, 10), strtoul(argv[5], NULL, 10));
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     struct sockaddr_in address = {.sin_family = AF_INET,
