@@ -236,11 +236,12 @@ async def sum_up(elements: Iterable[bytes], pause: Callable[[], Awaitable[None]]
 
     Some 4 µs a request; `pause` is awaited after each millisecond of work at the latest.
     """
+    _, minute_us = _MINUTE
     requests: defaultdict[tuple[int, Names], list[Finished]] = defaultdict(list)
     for element in elements:
         for one in _decode_lines(element):
             names = one.node, one.model, one.policy, one.route  # as KINDS has them
-            requests[one.arrived_us // 60_000_000, names].append(one)
+            requests[one.arrived_us // minute_us, names].append(one)
         await pause()
     minutes: defaultdict[int, dict[Names, Sums]] = defaultdict(dict)
     for (minute, of_group), group in requests.items():

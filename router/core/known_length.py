@@ -45,7 +45,9 @@ class ButForLength:
         return None
 
 
-def but_for_length(data: bytes, digits: bytes, size: int, limit: int) -> ButForLength | None:
+def but_for_length(
+    data: bytes, digits: bytes, size: int, limit: int = MOST_BYTES
+) -> ButForLength | None:
     """The head of the message that a parser found at the beginning of `data`: its length was told by
     `digits`, and its body has `size` bytes.
 

@@ -195,12 +195,12 @@ def spans_of(one: Finished, resource: Resource) -> list[ReadableSpan]:
         waited = (start, start + _ns(trace.queue_seconds))
         spans.append(span("admission", ids.attempt_id(QUEUE), own, SpanKind.INTERNAL, waited, {}))
     operation = OPERATIONS.get(trace.route or "", trace.route or "")
-    for number, attempt in enumerate(one.trace.attempts, start=1):
+    for number, attempt in enumerate(trace.attempts, start=1):
         begun = int(datetime.fromisoformat(attempt.started_at).timestamp() * 1000) * 1_000_000
         begun = max(begun, start)  # it is cut to milliseconds, the request's own start is not
         times = (begun, begun + _ns(attempt.duration_seconds or 0.0))
         name = f"{operation} {trace.model}" if trace.model else operation
-        attributes = attempt_attributes(one, attempt, last=number == len(one.trace.attempts))
+        attributes = attempt_attributes(one, attempt, last=number == len(trace.attempts))
         spans.append(
             span(
                 name,

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 from router.core.answer_head import AnswerHead
-from router.core.known_length import LENGTH, MOST_BYTES, ButForLength, but_for_length
+from router.core.known_length import LENGTH, ButForLength, but_for_length
 
-LEFT_OUT: Final = (
-    16  # answers, after a head that did not come again: of some workers none ever does
-)
+# Answers, after a head that did not come again: of some workers none ever does.
+LEFT_OUT: Final = 16
 
 
 class KnownAnswers:
@@ -62,7 +61,7 @@ class KnownAnswers:
         if LENGTH not in names:
             return
         at = names.index(LENGTH)
-        like = but_for_length(data, head.headers[at][1], size, MOST_BYTES)
+        like = but_for_length(data, head.headers[at][1], size)
         if like is not None:
             self._like, self._seen, self._length_at = like, head, at
             self._to_leave_out = LEFT_OUT
