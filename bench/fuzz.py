@@ -117,6 +117,7 @@ class Fuzz:
         while world.app.forwarding.open_requests:
             world.app.watch.end_all(IdleTimeout("the worker was silent"))
             await asyncio.sleep(0)
+        await asyncio.sleep(0)  # what was written last is sent
         wrong = []
         if not leaves:
             wrong += self._ends_told_apart(client, good, kind, ending)

@@ -14,6 +14,7 @@ from router.api.record import Recorder
 from router.app import App
 from router.configure import from_keywords
 from router.core.worker import Worker
+from router.outbox import Outbox
 from router.upstream.connection import UpstreamConnection
 from router.upstream.pool import ConnectionPool
 from router.upstream.pools import Pools
@@ -117,8 +118,8 @@ class MemoryPool(ConnectionPool):
 
 
 class MemoryPools(Pools):
-    def __init__(self, make: Callable[[str], UpstreamConnection]) -> None:
-        super().__init__(tls=None, connect_timeout_seconds=1, keepalive_seconds=1000)
+    def __init__(self, make: Callable[[str], UpstreamConnection], outbox: Outbox) -> None:
+        super().__init__(outbox=outbox, tls=None, connect_timeout_seconds=1, keepalive_seconds=1000)
         self._make = make
 
     def of(self, worker: Worker) -> ConnectionPool:
@@ -128,6 +129,7 @@ class MemoryPools(Pools):
                 worker.url,
                 worker.host,
                 worker.port,
+                outbox=self._outbox,
                 tls=None,
                 connect_timeout_seconds=1,
                 keepalive_seconds=1000,
@@ -174,7 +176,7 @@ class World(logging.Handler):
         }
         self.app = App(from_keywords(settings, {}))
         self.app.forwarding.recorder = Recorder(self._put, self.app.clock, "fuzz", "round_robin")
-        self.app.forwarding.pools = MemoryPools(self._connect)
+        self.app.forwarding.pools = MemoryPools(self._connect, self.app.outbox)
         for number, url in enumerate(WORKER_URLS):
             self.app.fleet.add(Worker(url, f"worker-{number}"))
         self.errors: list[str] = []
@@ -221,7 +223,7 @@ class World(logging.Handler):
             self.ends.append(key)
 
     def _connect(self, url: str) -> UpstreamConnection:
-        connection = UpstreamConnection(url)
+        connection = UpstreamConnection(url, self.app.outbox)
         wire = WorkerWire(connection, self.lines, self.ending)
         connection.connection_made(wire)
         self.wires.append(wire)

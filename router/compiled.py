@@ -33,7 +33,7 @@ SUFFIX: Final = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 HOT: Final = tuple(
     f"{package}/{name}.py"
     for package, names in {
-        "router": "caches clock fleet member models",
+        "router": "caches clock fleet member models outbox",
         "router/api": (
             "access connection dispatch forwarding gate incoming inference known_head leg record relay"
             " request request_log routing sending watch"

@@ -50,6 +50,7 @@ from router.learning import Learning
 from router.metrics import IndexState, Metrics, SharedState, Sources
 from router.models import Models
 from router.names import LocalNames
+from router.outbox import Outbox, end_of_turn
 from router.policy_choice import Policies
 from router.policytype import PolicyType
 from router.registry import Registry
@@ -118,7 +119,9 @@ class Parts:
         )
         self.control = Control(tls=worker_tls)
         self.aborter = Aborter(self.control, self.metrics)
+        self.outbox = Outbox(end_of_turn)
         self.pools = Pools(
+            outbox=self.outbox,
             tls=worker_tls,
             connect_timeout_seconds=config.connect_timeout_secs,
             keepalive_seconds=config.keepalive_timeout_secs,
@@ -205,6 +208,7 @@ class Parts:
         self.dispatcher = self._dispatcher(Random(randbits(256)))
         self.listener = Listener(
             self.dispatcher,
+            outbox=self.outbox,
             forward=self.dispatcher.forward,
             tls=server_context(config.tls_cert_path, config.tls_key_path),
             limits=ConnectionLimits(

@@ -24,6 +24,7 @@ from router.api.known_head import KnownHead, known_head
 from router.api.relay import Exchange
 from router.api.request import Header, Request, by_name
 from router.core.known_length import MOST_DIGITS
+from router.outbox import Outbox
 
 LINGER_SECONDS: Final = 10.0  # for the rest of a body that nobody wants
 AHEAD_BYTES: Final = 64 * 1024  # of requests that are sent before their turn: then reading stops
@@ -38,6 +39,7 @@ class Host(Protocol):
 
     limits: ConnectionLimits
     server: web.Server | None
+    outbox: Outbox
 
     def welcome(self, connection: ClientConnection) -> bool:
         """Is there room for it?"""
@@ -76,6 +78,7 @@ class ClientConnection(asyncio.Protocol):
         "_known",
         "_lingering",
         "_loop",
+        "_outbox",
         "_oversized",
         "_parser",
         "_reading",
@@ -91,6 +94,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
         self.transport: asyncio.Transport | None = None
         self._host = host
+        self._outbox: Outbox = host.outbox
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[Request] = deque()  # their heads are here; the first is next
@@ -291,6 +295,7 @@ class ClientConnection(asyncio.Protocol):
         self._waiting.clear()
         if self.transport is not None:
             lines = CLOSE + (b"Retry-After: 1\r\n" if status == 503 else b"")
+            self._outbox.flush()
             say_goodbye(self.transport, raw_error(status, code, message, lines=lines))
 
     # -- one request after the other -------------------------------------------------------
@@ -312,6 +317,7 @@ class ClientConnection(asyncio.Protocol):
     def _invite(self, request: Request) -> None:
         """Let aiohttp answer."""
         assert self.transport is not None and self._host.server is not None
+        self._outbox.flush()
         guest = Guest(
             self._host.server,
             self._loop,
@@ -352,8 +358,7 @@ class ClientConnection(asyncio.Protocol):
         """Nothing is being answered: what next?"""
         self._lingering = None
         if self._closing:
-            if self.transport is not None:
-                self.transport.close()
+            self._close()
         elif self._waiting:
             self._next()
         elif self._trouble is not None:
@@ -376,18 +381,23 @@ class ClientConnection(asyncio.Protocol):
         spent = now - self._since
         if self._lingering is not None:
             if spent > LINGER_SECONDS:
-                transport.close()
+                self._close()
         elif self._head_open:
             if spent > limits.header_read_seconds and not self._deaf:
                 text = f"the head did not come within {limits.header_read_seconds:g} s"
                 self.refuse(408, "head_timeout", text)
         elif spent > limits.idle_seconds:
-            transport.close()
+            self._close()
 
     def finish(self) -> None:
         """Take no further request."""
         self._closing = True
-        if self._current is None and self.transport is not None:
+        if self._current is None:
+            self._close()
+
+    def _close(self) -> None:
+        if self.transport is not None:
+            self._outbox.flush()
             self.transport.close()
 
     def cut(self) -> asyncio.Task[None] | None:
@@ -414,10 +424,11 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
-            self.transport.write(data)
+            self._outbox.write(self.transport, data)
 
     def writelines(self, parts: list[bytes]) -> None:
         if self.transport is not None:
+            self._outbox.flush()
             self.transport.writelines(parts)
 
     def break_off(self, *, reset: bool) -> None:
@@ -428,6 +439,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
+        self._outbox.flush()
         if reset:
             sock = transport.get_extra_info("socket")
             if sock is not None:
@@ -439,6 +451,7 @@ class ClientConnection(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Wait until a client that fell behind has caught up."""
+        self._outbox.flush()
         if self._behind:
             self._drain_waiter = self._loop.create_future()
             await self._drain_waiter

@@ -14,6 +14,7 @@ from aiohttp import web
 from router.api.connection import ClientConnection
 from router.api.guard import ConnectionLimits, Room
 from router.api.request import Request
+from router.outbox import Outbox, end_of_turn
 from router.tasks import Tasks
 
 LEAST_TIMEOUT_SECONDS = 0.01
@@ -34,10 +35,12 @@ class Listener:
         self,
         handler: Handler,
         *,
+        outbox: Outbox | None = None,
         forward: Forward | None = None,
         tls: ssl.SSLContext | None = None,
         limits: ConnectionLimits | None = None,
     ) -> None:
+        self.outbox = outbox or Outbox(end_of_turn)
         self._tls = tls
         self.limits = limits or ConnectionLimits()
         self.forward: Forward = forward or (lambda _request, _client: None)

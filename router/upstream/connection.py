@@ -19,6 +19,7 @@ import httptools
 
 from router.core.answer_head import AnswerHead, RawHeaders
 from router.errors import StaleConnection, UpstreamError, WorkerCut
+from router.outbox import Outbox
 from router.upstream.known_answers import KnownAnswers
 
 MAX_HEAD_BYTES = 256 * 1024  # uvicorn and llama.cpp send under 1 KB; beyond this it is no answer
@@ -68,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_interim",
         "_keep_alive",
         "_known",
+        "_outbox",
         "_parser",
         "_paused",
         "_payloads",
@@ -84,8 +86,9 @@ class UpstreamConnection(asyncio.Protocol):
         "url",
     )
 
-    def __init__(self, url: str, known: KnownAnswers | None = None) -> None:
+    def __init__(self, url: str, outbox: Outbox, known: KnownAnswers | None = None) -> None:
         self.url = url
+        self._outbox = outbox
         self._known: KnownAnswers = known or KnownAnswers()
         self.transport: asyncio.Transport | None = None
         self.closed = False
@@ -132,7 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
         if len(body) > LARGE_BYTES:
             self.transport.writelines([head, body])
         else:
-            self.transport.write(head + body)
+            self._outbox.write(self.transport, head + body)
 
     @property
     def reusable(self) -> bool:

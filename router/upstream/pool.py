@@ -12,6 +12,7 @@ import asyncio
 import ssl
 
 from router.errors import ConnectFailed
+from router.outbox import Outbox
 from router.upstream.connection import UpstreamConnection
 from router.upstream.known_answers import KnownAnswers
 
@@ -25,6 +26,7 @@ class ConnectionPool:
         "_idle",
         "_keepalive",
         "_known",
+        "_outbox",
         "_port",
         "_ssl",
         "_url",
@@ -36,6 +38,7 @@ class ConnectionPool:
         host: str,
         port: int,
         *,
+        outbox: Outbox,
         tls: ssl.SSLContext | None,
         connect_timeout_seconds: float,
         keepalive_seconds: float,
@@ -43,6 +46,7 @@ class ConnectionPool:
         self._url = url
         self._host = host
         self._port = port
+        self._outbox = outbox
         self._ssl = tls
         self._connect_timeout = connect_timeout_seconds
         self._keepalive = keepalive_seconds
@@ -68,7 +72,7 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self._url, self._known),
+                    lambda: UpstreamConnection(self._url, self._outbox, self._known),
                     self._host,
                     self._port,
                     ssl=self._ssl,

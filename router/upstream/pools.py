@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 from router.core.worker import Worker
+from router.outbox import Outbox
 from router.upstream.pool import ConnectionPool
 
 
@@ -14,10 +15,12 @@ class Pools:
     def __init__(
         self,
         *,
+        outbox: Outbox,
         tls: ssl.SSLContext | None,
         connect_timeout_seconds: float,
         keepalive_seconds: float,
     ) -> None:
+        self._outbox = outbox
         self._tls = tls
         self._connect_timeout = connect_timeout_seconds
         self._keepalive = keepalive_seconds
@@ -30,6 +33,7 @@ class Pools:
                 worker.url,
                 worker.host,
                 worker.port,
+                outbox=self._outbox,
                 tls=(self._tls or ssl.create_default_context()) if worker.tls else None,
                 connect_timeout_seconds=self._connect_timeout,
                 keepalive_seconds=self._keepalive,

@@ -20,6 +20,7 @@ from router.errors import (
 )
 from router.metrics.histogram import Histogram
 from router.upstream.connection import UpstreamConnection
+from tests.outboxes import at_once
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 OUR_HEAD = b"<head>"
@@ -91,7 +92,7 @@ class Bench:
         self.client = Client()
         self.wire = Wire()
         self.gaps = Histogram((0.1, 0.5))
-        self.connection = UpstreamConnection("http://worker:1")
+        self.connection = UpstreamConnection("http://worker:1", at_once())
         self.connection.connection_made(self.wire)
         self.exchange = Exchange(
             self.client,
@@ -279,7 +280,7 @@ async def test_a_stale_connection_is_followed_by_another_one():
     bench.begin()
     bench.connection.connection_lost(None)
     assert isinstance(bench.exchange.error, StaleConnection)
-    bench.connection, bench.wire = UpstreamConnection("http://worker:1"), Wire()
+    bench.connection, bench.wire = UpstreamConnection("http://worker:1", at_once()), Wire()
     bench.connection.connection_made(bench.wire)
     bench.begin()
     bench.worker_says(HEAD + chunk(EVENT) + b"0\r\n\r\n")

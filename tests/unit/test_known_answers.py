@@ -9,6 +9,7 @@ import pytest
 from bench.fuzz_cases import good_answer, pieces, spoil
 from router.upstream.connection import UpstreamConnection
 from router.upstream.known_answers import LEFT_OUT, KnownAnswers
+from tests.outboxes import at_once
 from tests.unit.test_upstream_connection import CHUNKED, INTERIM, LENGTH, FakeTransport, Heard
 
 HEAD = (
@@ -22,7 +23,7 @@ def answer(body: bytes, digits: bytes | None = None, second: int = 1) -> bytes:
 
 
 def connected(known: KnownAnswers) -> UpstreamConnection:
-    connection = UpstreamConnection("http://w:1", known)
+    connection = UpstreamConnection("http://w:1", at_once(), known)
     connection.connection_made(FakeTransport())
     return connection
 

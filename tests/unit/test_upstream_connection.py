@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from router.core.answer_head import AnswerHead
 from router.errors import StaleConnection, UpstreamError, WorkerCut
 from router.upstream.connection import UpstreamConnection
+from tests.outboxes import at_once
 
 
 class FakeTransport(asyncio.Transport):
@@ -79,7 +80,7 @@ class Heard:
 
 
 def exchange(*pieces: bytes, bodiless: bool = False) -> tuple[UpstreamConnection, Heard]:
-    connection = UpstreamConnection("http://w:1")
+    connection = UpstreamConnection("http://w:1", at_once())
     connection.connection_made(FakeTransport())
     heard = Heard()
     connection.send(b"POST / HTTP/1.1\r\n\r\n", b"{}", heard, bodiless=bodiless)
@@ -238,7 +239,7 @@ def test_bytes_on_an_idle_connection_close_it() -> None:
 
 
 def test_a_receiver_may_refuse_an_answer_at_its_head() -> None:
-    connection = UpstreamConnection("http://w:1")
+    connection = UpstreamConnection("http://w:1", at_once())
     connection.connection_made(FakeTransport())
     heard = Heard(refuse=connection)
     connection.send(b"", b"", heard, bodiless=False)

@@ -1,0 +1,56 @@
+"""What is written within one turn of the event loop, sent in one go at its end.
+
+To send to a process that sleeps is to wake it, and on one machine, as with a sidecar or a worker next to
+the router, that takes longer than all else about a write. A reader that is still busy with the write before
+need not be woken. So the reads of a turn come first, and its writes go one after the other when all of them
+have been looked at. What that gives is in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+# Turns are longest when there is most to do. No write waits for more than so many others.
+MOST_HELD: Final = 64
+
+
+class Outbox:
+    """Holds writes until `soon` calls back, which is asked to at the first of each turn.
+
+    What else is done to a transport, like closing it or writing to it directly, overtakes what is held
+    for it: `flush` first.
+    """
+
+    __slots__ = ("_asked", "_held", "_soon")
+
+    def __init__(self, soon: Callable[[Callable[[], None]], object]) -> None:
+        self._soon = soon
+        self._asked = False
+        self._held: list[tuple[asyncio.Transport, bytes]] = []
+
+    def write(self, transport: asyncio.Transport, data: bytes) -> None:
+        """As `transport.write(data)`, by the end of the turn. Dropped if the transport closes before."""
+        self._held.append((transport, data))
+        if not self._asked:
+            self._asked = True
+            self._soon(self._turn_ended)
+        elif len(self._held) >= MOST_HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held now."""
+        held, self._held = self._held, []
+        for transport, data in held:
+            if not transport.is_closing():
+                transport.write(data)
+
+    def _turn_ended(self) -> None:
+        self._asked = False
+        self.flush()
+
+
+def end_of_turn(flush: Callable[[], None]) -> None:
+    """For an `Outbox`: the loop calls what is asked of it within a turn when that turn's reads are done."""
+    asyncio.get_running_loop().call_soon(flush)
