@@ -44,6 +44,7 @@ LAYERS: list[set[str]] = [
         "router.logs",
         "router.metrics",
         "router.names",
+        "router.outbox",
         "router.tasks",
     },
     {"router.configure", "router.flag_docs", "router.policy_choice"},
