@@ -30,7 +30,7 @@ async def fill(server: Server, records: int, seconds: int = WEEK_SECONDS - 3600)
     async def write() -> None:
         for start in starts:
             numbers = range(start, min(records, start + BATCH))
-            await store.call("write", *_arguments(numbers, first, step))
+            await store.call("write", b"", *_arguments(numbers, first, step))
 
     await asyncio.gather(*(write() for _ in range(AT_ONCE)))
     return {

@@ -28,14 +28,16 @@ class Record:
     """One version of one trace, encoded. `fresh`: none was sent to the store before."""
 
     __slots__ = (
-        "arrived_us", "engine_id", "fresh", "key", "node_id", "owner", "request_id", "revision",
-        "session_id", "size", "status", "stored", "tally", "terminal",
+        "arrived_us", "engine_id", "facts", "fresh", "key", "names", "node_id", "owner", "request_id",
+        "revision", "session_id", "size", "status", "stored", "terminal",
     )  # fmt: skip
 
     stored: bytes
     """The record as the store keeps it."""
-    tally: bytes
-    """What a terminal record adds to the statistics, as `write.lua` takes it."""
+    names: bytes
+    """What a terminal record is counted by, as `write.lua` takes it; empty of what still runs."""
+    facts: bytes
+    """Those of `sums.Finished` of a terminal record."""
     size: int
     """Bytes it takes while it is kept here."""
 
@@ -52,7 +54,7 @@ class Record:
         self.engine_id = live.engine_request_id
         self.session_id = live.session_id
         self._encode(live.row(), live.detail(), _receipt(live))
-        self.tally = _tally(live) if live.terminal else b""
+        self.names, self.facts = _tally(live) if live.terminal else (b"", b"")
 
     def _encode(self, trace: Trace, detail: TraceDetail, receipt: msgspec.Raw | None) -> None:
         self.stored = _stored(self._meta(), trace, detail, receipt)
@@ -112,10 +114,9 @@ class Record:
         self.node_id = trace.node_id
         self._encode(trace, detail, None)
         if self.terminal:
-            names, _, facts = self.tally.partition(b"\n")
-            finished = msgspec.json.decode(facts, type=Finished)
+            finished = msgspec.json.decode(self.facts, type=Finished)
             finished.node = trace.node_id
-            self.tally = names + b"\n" + _encode(finished)
+            self.facts = _encode(finished)
 
 
 def rename_running(live: LiveTrace, rename: Callable[[str], str]) -> None:
@@ -172,7 +173,7 @@ def _stored(meta: bytes, trace: Trace, detail: TraceDetail, receipt: msgspec.Raw
     return stored
 
 
-def _tally(live: LiveTrace) -> bytes:
+def _tally(live: LiveTrace) -> tuple[bytes, bytes]:
     """Names to count by, and the facts of `sums.Finished`, without an object made of them."""
     route, policy, model, decision = live.route, live.routing_policy, live.model, live.decision
     facts = (
@@ -193,12 +194,12 @@ def _tally(live: LiveTrace) -> bytes:
         None if decision is None else decision.regret_tokens,
         "" if decision is None else decision.quality,
     )
-    return _tally_names(route, policy, model) + _encoded(facts)
+    return _tally_names(route, policy, model), _encoded(facts)
 
 
 @lru_cache(maxsize=256)
 def _tally_names(*names: str | None) -> bytes:
-    return b"\t".join(map(index_text, names)) + b"\n"
+    return b"\t".join(map(index_text, names))
 
 
 def _encoded(part: object) -> bytes:

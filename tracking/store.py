@@ -148,10 +148,11 @@ class TraceStore:
     async def write(self, records: Sequence[Record]) -> int:
         """Write at most 100 records; those older than what is stored change nothing. How many
         were taken."""
-        arguments: list[Argument] = []
+        finished = [record.facts for record in records if record.terminal]
+        arguments: list[Argument] = [b"\n".join(finished)]
         for record in records:
             fresh = b"1" if record.fresh else b""
-            arguments += (record.key, record.stored, record.tally, fresh)
+            arguments += (record.key, record.stored, record.names, fresh)
         reply = await self._run(self._background_seconds, "write", arguments)
         accepted, _added = cast("list[int]", reply)
         return accepted

@@ -318,6 +318,18 @@ async def test_a_request_is_counted_when_it_ends_and_only_once(backend):
     assert (await last_hour(store)).total.requests == 1
 
 
+async def test_of_a_batch_with_repeats_only_what_is_new_is_counted_by_its_own_facts(backend):
+    store = backend.store()
+    repeat = finished("repeat", input_tokens=1)
+    await store.write([repeat])
+    running = record("running", status="processing")
+    batch = [finished("a", input_tokens=10), repeat, running, finished("b", input_tokens=100)]
+    assert await store.write(batch) == 3
+    found = await last_hour(store)
+    assert (found.total.requests, found.total.input_tokens) == (3, 111)
+    assert (await store.stats()).per_route == {"/generate": 3}
+
+
 async def test_a_lost_request_that_comes_back_is_counted_once_by_its_own_outcome(backend):
     store = backend.store()
     await store.write([record("k", owner="p/1", status="processing", revision=3)])

@@ -19,6 +19,7 @@ local OPEN = {queued = true, routed = true, processing = true}
 local STATUSES = {'queued', 'routed', 'processing', 'completed', 'failed', 'cancelled', 'rejected', 'lost'}
 
 -- Numbers as strings: Lua's own formatting loses microseconds.
+-- One that several commands are given is made text once: they would format it at each call.
 local function text(number) return string.format('%.0f', number) end
 
 local function time_us()
@@ -59,7 +60,8 @@ local function fleet_settings(now)
 end
 
 local function floor_of(settings)
-  local nth = redis.call('ZREVRANGE', P .. 'all', settings.cap - 1, settings.cap - 1, 'WITHSCORES')
+  settings.last = settings.last or text(settings.cap - 1)
+  local nth = call('ZREVRANGE', P .. 'all', settings.last, settings.last, 'WITHSCORES')
   return math.max(settings.base_floor, tonumber(nth[2] or '0'))
 end
 
@@ -111,7 +113,7 @@ end
 
 -- Remove at most `limit` records below the floor; returns how many it saw.
 local function collect(floor, limit)
-  local stale = redis.call('ZRANGEBYSCORE', P .. 'all', '-inf', '(' .. text(floor), 'LIMIT', 0, limit)
+  local stale = redis.call('ZRANGEBYSCORE', P .. 'all', '-inf', '(' .. text(floor), 'LIMIT', '0', limit)
   remove(stale, floor)
   return #stale
 end
@@ -122,7 +124,7 @@ end
 local FEED_EVENTS = 10000
 
 local function feed_tip()
-  local last = redis.call('XREVRANGE', P .. 'feed', '+', '-', 'COUNT', 1)[1]
+  local last = redis.call('XREVRANGE', P .. 'feed', '+', '-', 'COUNT', '1')[1]
   if not last then return nil end
   local epoch, number = string.match(last[1], '^(%d+)-(%d+)$')
   return {epoch = epoch, number = tonumber(number)}

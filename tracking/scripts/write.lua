@@ -1,8 +1,9 @@
 -- Write a batch of records (at most 100), atomically.
 --
--- ARGV[3..]  for each record: key, record (meta, row, detail), tally, fresh
---            tally: route TAB policy TAB model LF facts of a finished request, else empty; the facts
---            are left in the log of finished requests, which `sums` counts
+-- ARGV[3]    facts of the finished requests among them, in their order, a line each: they are left in
+--            the log of finished requests, which `sums` counts
+-- ARGV[4..]  for each record: key, record (meta, row, detail), names, fresh
+--            names: route TAB policy TAB model of a finished request, else empty
 --            fresh: '1' where the caller has not sent this key before; it only saves time
 -- Returns    {accepted, added}
 --
@@ -23,7 +24,8 @@ local lives = text(lifetime)
 local renew = math.abs(now - settings.renewed) >= RENEW_US
 local below, room = '(' .. text(floor), TRIM_INDEXES
 local accepted, added, rejections = 0, 0, false
-local seen, newest, tallies, finished, expiries = {}, {}, {}, {}, {}
+local seen, newest, tallies, expiries = {}, {}, {}, {}
+local finished, counted = 0, {} -- how many have come; the numbers of those that count
 local tip = feed_tip()
 
 -- Gathered, so that each index is changed in one call: score, key, score, key, ... of what comes, the keys
@@ -78,18 +80,25 @@ local function expiry(arrived)
 end
 
 local function tally(arrived, names)
+  counted[#counted + 1] = finished
   local minute = math.floor(arrived / 60000000)
-  local cut = find(names, '\n', 1, true)
-  finished[#finished + 1] = sub(names, cut + 1)
   local counts = tallies[minute]
   if not counts then counts = {}; tallies[minute] = counts end
-  names = sub(names, 1, cut - 1)
   counts[names] = (counts[names] or 0) + 1
 end
 
+local function counted_facts()
+  if #counted == finished then return ARGV[3] end
+  local lines, kept = {}, {}
+  for line in string.gmatch(ARGV[3], '[^\n]+') do lines[#lines + 1] = line end
+  for i, number in ipairs(counted) do kept[i] = lines[number] end
+  return table.concat(kept, '\n')
+end
+
 gather_anew()
-for i = 3, #ARGV, 4 do
+for i = 4, #ARGV, 4 do
   local key, record, names, fresh = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3] == '1'
+  if names ~= '' then finished = finished + 1 end
   if gathered[key] then -- two versions in one batch: one after the other
     change_indexes()
     gather_anew()
@@ -160,17 +169,17 @@ if #latest > 0 and call('ZADD', P .. 'nodes-seen', 'GT', unpack(latest)) > 0 the
   call('EXPIRE', P .. 'nodes-seen', lives)
 end
 
-if #finished > 0 then
-  local length = call('RPUSH', P .. 'finished', table.concat(finished, '\n'))
+if #counted > 0 then
+  local length = call('RPUSH', P .. 'finished', counted_facts())
   if length == 1 then call('EXPIRE', P .. 'finished', lives) end
 end
-local function count(bucket, kind, name, n)
+local function count(k, kind, name, n, amount)
   if name == '' then return end
-  local k, field = P .. bucket, kind .. ':' .. name
-  if call('HINCRBY', k, field, n) == n then -- a new one
-    if call('HINCRBY', k, '#' .. kind, 1) > MAX_NAMES then
+  local field = kind .. ':' .. name
+  if call('HINCRBY', k, field, amount) == n then -- a new one
+    if call('HINCRBY', k, '#' .. kind, '1') > MAX_NAMES then
       call('HDEL', k, field)
-      call('HINCRBY', k, kind .. ':other', n)
+      call('HINCRBY', k, kind .. ':other', amount)
     end
     call('EXPIRE', k, lifetime + 3600)
   elseif renew then
@@ -178,13 +187,15 @@ local function count(bucket, kind, name, n)
   end
 end
 for minute, counts in pairs(tallies) do
+  local of_minute = P .. 'minute:' .. settings.epoch .. ':' .. text(minute)
+  local of_hour = P .. 'hour:' .. settings.epoch .. ':' .. text(math.floor(minute / 60))
   for names, n in pairs(counts) do
-    local route, policy, model = string.match(names, '^([^\t]*)\t([^\t]*)\t([^\t]*)$')
-    for _, bucket in ipairs({'minute:' .. settings.epoch .. ':' .. text(minute),
-        'hour:' .. settings.epoch .. ':' .. text(math.floor(minute / 60))}) do
-      count(bucket, 'r', route, n)
-      count(bucket, 'p', policy, n)
-      count(bucket, 'm', model, n)
+    local route, policy, model = match(names, '^([^\t]*)\t([^\t]*)\t([^\t]*)$')
+    local amount = text(n)
+    for _, k in ipairs({of_minute, of_hour}) do
+      count(k, 'r', route, n, amount)
+      count(k, 'p', policy, n, amount)
+      count(k, 'm', model, n, amount)
     end
   end
 end
