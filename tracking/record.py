@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
+from msgspec import Raw
 
 from tracking.keys import INDEX_TEXT_BYTES, index_text
 from tracking.lifecycle import LiveTrace
@@ -56,11 +57,11 @@ class Record:
         self._encode(live.row(), live.detail(), _receipt(live))
         self.names, self.facts = _tally(live) if live.terminal else (b"", b"")
 
-    def _encode(self, trace: Trace, detail: TraceDetail, receipt: msgspec.Raw | None) -> None:
+    def _encode(self, trace: Trace, detail: TraceDetail, receipt: Raw | None) -> None:
         self.stored = _stored(self._meta(), trace, detail, receipt)
         self.size = len(self.stored) + _OVERHEAD_BYTES
 
-    def _meta(self) -> bytes:
+    def _meta(self) -> Raw:
         session_id = self.session_id or ""
         request_id = "" if self.request_id == self.key else self.request_id
         engine_id = "" if self._engine_id_is_ours() else self.engine_id or ""
@@ -71,21 +72,18 @@ class Record:
         # Nearly always there is nothing that `index_text` would change.
         plain = text.isascii() and text.count("\t") == 7 and "\n" not in text and "\r" not in text
         if plain and len(text) <= INDEX_TEXT_BYTES:
-            return text.encode()
+            return Raw(text)
         numbers = b"%d\t%d" % (self.revision, self.arrived_us)
         names = (self.owner, self.status, self.node_id, session_id, request_id, engine_id)
-        return b"\t".join((numbers, *map(index_text, names)))
+        return Raw(b"\t".join((numbers, *map(index_text, names))))
 
     def _engine_id_is_ours(self) -> bool:
         """No index is needed to find it: it is our id, or ours as `made_of_ours` of the scripts knows it."""
-        engine_id = self.engine_id
-        if engine_id is None or engine_id in (self.key, self.request_id):
+        engine_id, key, request_id = self.engine_id, self.key, self.request_id
+        if engine_id is None or engine_id == key or engine_id == request_id:
             return True
-        kind, made, ours = engine_id.partition("cmpl-")
         return (
-            bool(made)
-            and kind in ("", "chat")
-            and ours in (self.key, self.request_id)
+            (_made_of(key, engine_id) or _made_of(request_id, engine_id))
             # The scripts look for it in the trace as it is written there.
             and engine_id.isascii()
             and engine_id.isprintable()
@@ -119,6 +117,11 @@ class Record:
             self.facts = _encode(finished)
 
 
+def _made_of(ours: str, engine_id: str) -> bool:
+    # Most are not, and that is found out without making a text.
+    return ours in engine_id and engine_id in (f"chatcmpl-{ours}", f"cmpl-{ours}")
+
+
 def rename_running(live: LiveTrace, rename: Callable[[str], str]) -> None:
     """Apply `rename` to every node name in a trace that is not encoded yet."""
     _rename_nodes(live, live, rename)
@@ -143,45 +146,46 @@ class _Detail(msgspec.Struct, omit_defaults=True, gc=False):
     """A `TraceDetail` whose receipt, most of its bytes, is encoded already."""
 
     attempts: list[Attempt] = []
-    decision: msgspec.Raw | None = None
+    decision: Raw | None = None
     prefill_decision: Decision | None = None
     prefix_hashes: list[str] = []
 
 
-def _receipt(live: LiveTrace) -> msgspec.Raw | None:
+def _receipt(live: LiveTrace) -> Raw | None:
     """What is written more than once has one and the same receipt: it is encoded once."""
     decision = live.decision
     if decision is None or (live.terminal and live.receipt is None):
         return None
     if live.receipt is None or live.receipt[0] is not decision:
-        live.receipt = decision, msgspec.Raw(_encoded(decision))
+        live.receipt = decision, Raw(_encoded(decision))
     return live.receipt[1]
 
 
-def _stored(meta: bytes, trace: Trace, detail: TraceDetail, receipt: msgspec.Raw | None) -> bytes:
+def _stored(meta: Raw, trace: Trace, detail: TraceDetail, receipt: Raw | None) -> bytes:
     part: TraceDetail | _Detail = detail
     if receipt is not None:
         part = _Detail(detail.attempts, receipt, detail.prefill_decision, detail.prefix_hashes)
     try:
-        stored = _encode_lines([msgspec.Raw(meta), trace, part])[:-1]
+        stored = _encode_lines([meta, trace, part])[:-1]
     except UnicodeEncodeError:
-        stored = b"\n".join((meta, _encoded(trace), _encoded(detail)))
+        stored = b"\n".join((bytes(meta), _encoded(trace), _encoded(detail)))
     if len(stored) > LARGEST_ROW:
         _, row, rest = stored.split(b"\n", 2)
         if len(row) > LARGEST_ROW or len(row) + len(rest) > LARGEST_RECORD:
-            return b"\n".join((meta, *fitted(trace, detail, _encoded)))
+            return b"\n".join((bytes(meta), *fitted(trace, detail, _encoded)))
     return stored
 
 
 def _tally(live: LiveTrace) -> tuple[bytes, bytes]:
     """Names to count by, and the facts of `sums.Finished`, without an object made of them."""
-    route, policy, model, decision = live.route, live.routing_policy, live.model, live.decision
+    policy, decision = live.routing_policy, live.decision
+    names, route, model = _tally_names(live.route, policy, live.model)
     facts = (
         live.arrived_us,
         live.node_id,
-        "" if route is None else route[:MAX_NAME],
+        route,
         policy,
-        "" if model is None else model[:MAX_NAME],
+        model,
         live.status,
         live.queue_seconds,
         live.ttft_seconds,
@@ -194,12 +198,14 @@ def _tally(live: LiveTrace) -> tuple[bytes, bytes]:
         None if decision is None else decision.regret_tokens,
         "" if decision is None else decision.quality,
     )
-    return _tally_names(route, policy, model), _encoded(facts)
+    return names, _encoded(facts)
 
 
 @lru_cache(maxsize=256)
-def _tally_names(*names: str | None) -> bytes:
-    return b"\t".join(map(index_text, names))
+def _tally_names(route: str | None, policy: str, model: str | None) -> tuple[bytes, str, str]:
+    """The names in one line; route and model as `Finished` has them."""
+    line = b"\t".join(map(index_text, (route, policy, model)))
+    return line, (route or "")[:MAX_NAME], (model or "")[:MAX_NAME]
 
 
 def _encoded(part: object) -> bytes:

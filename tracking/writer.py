@@ -267,6 +267,7 @@ class TraceWriter:
         All, in order, where somebody waits for them or the store is tried again."""
         everything, wait = bool(self._waiters) or not self._taking, self._wait
         keys: list[str] = []
+        live: LiveTrace
         for key, live in self._dirty.items():
             if everything or live.terminal or live.wait < wait:
                 keys.append(key)
