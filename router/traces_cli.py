@@ -20,6 +20,7 @@ from router.configure import from_keywords
 from router.flags import ENV_PREFIX, ConfigError
 from tracking import stats_query
 from tracking.client import ClientError, FullTrace, NotFound, Notice, Refused, SyncTraceClient
+from tracking.client.asking import askable
 from tracking.export import FORMATS
 from tracking.query import FILTERS, PARAMETERS
 
@@ -53,9 +54,12 @@ def traces_command(arguments: Sequence[str], own_url: str) -> int:
         _say(str(error))
         return FAILED
     except BrokenPipeError:
-        # Whoever read us has seen enough. Nothing may be flushed to it at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()  # whoever read us has seen enough
         return OK
+    except OSError as error:
+        _write_no_more()
+        _say(f"cannot write: {error.strerror}")
+        return FAILED
 
 
 def build_parser(own_url: str) -> argparse.ArgumentParser:
@@ -77,7 +81,9 @@ def build_parser(own_url: str) -> argparse.ArgumentParser:
         return command
 
     get = add("get", run_get, "show everything about requests, by their ids")
-    get.add_argument("ids", nargs="+", metavar="ID", help="request id, record key or engine id")
+    get.add_argument(
+        "ids", nargs="+", type=_id, metavar="ID", help="request id, record key or engine id"
+    )
 
     listed = add("list", run_list, "list requests, newest first")
     listed.add_argument(
@@ -103,7 +109,7 @@ def build_parser(own_url: str) -> argparse.ArgumentParser:
     _add_parameters(export, [*FILTERS, "order"])
 
     delete = add("delete", run_delete, "delete what is held under ids, or of a session")
-    delete.add_argument("ids", nargs="*", metavar="ID")
+    delete.add_argument("ids", nargs="*", type=_id, metavar="ID")
     delete.add_argument("--session-id", metavar="SESSION")
 
     clear = add(
@@ -203,7 +209,6 @@ def run_tail(asked: argparse.Namespace) -> int:
     try:
         for trace in client_of(asked).tail(on_notice=tell_notice, **_parameters(asked)):
             _write([tables.fixed(tables.trace_cells(trace)) if shown else _json(trace)])
-            sys.stdout.flush()
     except KeyboardInterrupt:
         pass  # that is how one ends it
     return OK
@@ -351,6 +356,13 @@ def _count(text: str) -> int:
     return count
 
 
+def _id(text: str) -> str:
+    try:
+        return askable(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
@@ -358,6 +370,12 @@ def _json(value: object) -> str:
 def _write(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.write(line + "\n")
+    sys.stdout.flush()  # what cannot be written is told here, not by the interpreter at its end
+
+
+def _write_no_more() -> None:
+    """Nothing may be flushed to standard output at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:

@@ -1,8 +1,9 @@
-"""`trace-router traces tail` as a process: lines as they happen, until Ctrl-C or until nobody reads."""
+"""`trace-router traces` as a process: lines as they happen, until Ctrl-C or until nobody reads."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
@@ -17,12 +18,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 FLEET = {"workers": 1, "replicas": 2, "redis": True}
 
 
+COMMAND = [sys.executable, "-c", "import sys; from router.cli import main; sys.exit(main())"]
+
+
 async def tail(running: Fleet, *words: str) -> asyncio.subprocess.Process:
     """A tail that has told its first event. The first replica serves, the second is asked."""
-    command = [sys.executable, "-c", "import sys; from router.cli import main; sys.exit(main())"]
     urls = ("--url", running.routers[1].url, "--url", running.routers[0].url)
     started = await asyncio.create_subprocess_exec(
-        *command, "traces", "tail", *urls, *words, stdout=PIPE, stderr=PIPE
+        *COMMAND, "traces", "tail", *urls, *words, stdout=PIPE, stderr=PIPE
     )
     assert started.stdout is not None
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -63,3 +66,17 @@ async def test_it_ends_quietly_when_nobody_reads_any_more(shared: Fleet):
             await asyncio.sleep(0.05)
     assert started.stderr is not None
     assert (started.returncode, await started.stderr.read()) == (0, b"")
+
+
+@pytest.mark.parametrize("words", [("stats",), ("list",), ("export",)])
+async def test_a_full_disk_is_told_in_a_line(shared: Fleet, words: tuple[str, ...]):
+    await shared.generate()
+    url = ("--url", shared.routers[0].url)
+    full = os.open("/dev/full", os.O_WRONLY)
+    started = await asyncio.create_subprocess_exec(
+        *COMMAND, "traces", *words, *url, stdout=full, stderr=PIPE
+    )
+    os.close(full)
+    _, said = await asyncio.wait_for(started.communicate(), PATIENCE_SECONDS)
+    assert started.returncode == 1
+    assert said.decode() == "trace-router: cannot write: No space left on device\n"

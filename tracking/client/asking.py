@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 PATH: Final = "/v1/traces"
+ENDPOINTS: Final = frozenset(("batch", "export", "stats", "stream"))  # beside the ids
 MAX_BATCH: Final = 1000
 # The replica, or the balancer before it, cannot answer now; another may.
 TRY_ANOTHER: Final = frozenset((502, 503, 504))
@@ -137,10 +138,15 @@ def error_of(answer: Answer) -> Refused:
 
 
 def one(method: str, request_id: str) -> Ask:
-    """A trace by any of its ids."""
-    if not request_id:
-        raise ValueError("expected the id of a request")
-    return Ask(method, f"{PATH}/{quote(request_id, safe='')}")
+    """A trace by any of its ids. Raises what `askable` raises."""
+    return Ask(method, f"{PATH}/{quote(askable(request_id), safe='')}")
+
+
+def askable(request_id: str) -> str:
+    """The id. Raises ValueError for what no trace can have as one."""
+    if not request_id or request_id in ENDPOINTS:
+        raise ValueError(f"{request_id!r} is no id of a request")
+    return request_id
 
 
 def batch(ids: Sequence[str]) -> Ask:
