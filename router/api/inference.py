@@ -395,7 +395,8 @@ class Run:
         if exchange is not None and exchange.head is not None:
             http_status = exchange.head.status
             answer = self.answer_facts(exchange)
-            record.answered(answer, exchange.first_byte_at)
+            # An error's first byte is no first token.
+            record.answered(answer, exchange.first_byte_at if http_status < 400 else None)
             if answer.cached_tokens is not None:
                 leg = self.computing
                 shared.caches.reported(

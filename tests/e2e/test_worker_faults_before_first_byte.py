@@ -110,10 +110,11 @@ async def test_what_another_worker_would_say_as_well_is_passed_on_at_once(
 ):
     await shared.faults(f"status:status={status}")
     name = f"once-{status}"
-    answer = await shared.generate(request_id=name)
+    answer = await shared.generate(request_id=name, stream=True)
     assert answer.status == status
     trace = await shared.ended(name)
     assert trace["status"] == "failed"
+    assert "ttft_seconds" not in trace  # an error has no token
     assert len(attempts(trace)) == len(await shared.received()) == 1
 
 
