@@ -138,8 +138,15 @@ class Run:
         finally:
             incoming.client.served(stay)
 
-    def why_cancelled(self) -> RouterError:
-        return RouterStopped(STOPPED) if self.shared.stopping else ClientGone("the client left")
+    def why_cancelled(self) -> RouterError | None:
+        """None for a client that left with all of its answer: OpenAI's closes at `[DONE]`, without
+        waiting for the body to end."""
+        if self.shared.stopping:
+            return RouterStopped(STOPPED)
+        exchange = self.exchange
+        if exchange is not None and exchange.said_done and not self.incoming.client.writing_paused:
+            return None
+        return ClientGone("the client left")
 
     # -- in --------------------------------------------------------------------------------
 

@@ -331,6 +331,11 @@ class Exchange:
         """True once a part of the answer has gone to the client: no second attempt after that."""
         return self.head is not None
 
+    @property
+    def said_done(self) -> bool:
+        """True once the last event of a stream has gone to the client."""
+        return self.relayed and self.scanner.stream and self.facts().done_seen
+
     def break_client(self, *, error_frame: bool) -> bool:
         """Tell the client that its answer is not whole. True when its connection can stay.
 

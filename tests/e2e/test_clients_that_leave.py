@@ -73,6 +73,23 @@ async def test_in_the_middle_of_a_stream(shared: Fleet, leaving: str):
 
 
 @LEAVING
+async def test_after_the_last_event_of_a_stream_it_has_all_of_its_answer(
+    shared: Fleet, leaving: str
+):
+    """OpenAI's client closes at `[DONE]`, without waiting for the last chunk."""
+    content = body(tokens=5, stream=True, sim="hang_after:after_events=6")
+    client = await ask(shared, content, f"done-{leaving}")
+    await client.read_until(b"data: [DONE]\n\n")
+    assert (await shared.trace(f"done-{leaving}"))["status"] == "processing"
+    leave(client, leaving)
+    for worker in shared.workers:
+        await worker.wait_free()
+    trace = await shared.ended(f"done-{leaving}")
+    assert (trace["status"], trace["http_status"], trace["output_tokens"]) == ("completed", 200, 5)
+    assert "error" not in trace
+
+
+@LEAVING
 async def test_while_the_stream_stands_still_because_it_did_not_read(shared: Fleet, leaving: str):
     name = f"paused-{leaving}"
     client = await ask(shared, body(sim="huge_body:bytes=50000000"), name, receive_buffer=1 << 14)
