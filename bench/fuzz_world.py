@@ -114,7 +114,7 @@ class MemoryPool(ConnectionPool):
     make: Callable[[str], UpstreamConnection]
 
     async def connect(self) -> UpstreamConnection:
-        return self.make(self._url)
+        return self.make(self._name)
 
 
 class MemoryPools(Pools):

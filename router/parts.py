@@ -125,6 +125,7 @@ class Parts:
             tls=worker_tls,
             connect_timeout_seconds=config.connect_timeout_secs,
             keepalive_seconds=config.keepalive_timeout_secs,
+            hide_worker_urls=config.hide_worker_urls,
         )
         self.policies = policies = Policies(config, random)
         everyone = Group(policies.default, self.fleet.workers)

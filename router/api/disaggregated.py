@@ -204,14 +204,15 @@ class PairRun(Run):
     ) -> RouterError:
         """Each may only have waited for the other; the one that did not even begin is to blame."""
         silent = prefill.exchange.head is None, not exchange.begun
-        first = prefill.worker
+        name_of = self.shared.pools.name_of
+        first, second = name_of(prefill.worker), name_of(worker)
         prefill.error = None
         if silent == (True, False):
-            prefill.error = FirstByteTimeout(f"worker {first.url} did not do its prefill in time")
+            prefill.error = FirstByteTimeout(f"worker {first} did not do its prefill in time")
             return prefill.error
         if silent == (False, True):
-            return FirstByteTimeout(f"worker {worker.url} did not begin to decode in time")
-        return PairTimeout(f"workers {first.url} and {worker.url} did not go on in time")
+            return FirstByteTimeout(f"worker {second} did not begin to decode in time")
+        return PairTimeout(f"workers {first} and {second} did not go on in time")
 
     async def _one_after_the_other(self, prefill: PrefillLeg, leg: Leg) -> None:
         self.exchange = exchange = self.relaying(Exchange)

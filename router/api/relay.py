@@ -135,7 +135,7 @@ class Exchange:
         "refused",
         "scanner",
         "sent_at",
-        "url",
+        "worker_name",
     )
 
     def __init__(
@@ -163,7 +163,7 @@ class Exchange:
         self._told_id = False
         self.scanner = scanner
         self.arrived = arrived
-        self.url = ""
+        self.worker_name = ""
         self.sent_at = inf
         self.prefill_seconds = inf  # after which an answer in one piece is taken to be begun
         self.first_byte_at: float | None = None
@@ -182,7 +182,7 @@ class Exchange:
             self.done = get_running_loop().create_future()
             self.error = None
         self._connection = connection
-        self.url = connection.url
+        self.worker_name = connection.name
         self._client.attach(self)
         connection.send(head, body, self, self._facts.head_request)
         if self._client.writing_paused:
@@ -252,7 +252,7 @@ class Exchange:
                 events = self.scanner.feed(payload, now)
             except Exception:
                 # A bug of ours. The answer matters more than what we make of it.
-                log.exception("what worker %s answers is read no further", self.url)
+                log.exception("what worker %s answers is read no further", self.worker_name)
                 self._readable = False
         if self.first_byte_at is None:
             self.first_byte_at = now
@@ -266,7 +266,7 @@ class Exchange:
         try:
             return self.scanner.finish()
         except Exception:
-            log.exception("what worker %s answered cannot be read", self.url)
+            log.exception("what worker %s answered cannot be read", self.worker_name)
             return AnswerFacts()
 
     def answer_broken(self, error: UpstreamError) -> None:
@@ -312,11 +312,13 @@ class Exchange:
         elif self.head is None:
             limit = limits.first_byte_seconds
             if limit is not None and now - self.sent_at > limit:
-                error = FirstByteTimeout(f"worker {self.url} did not answer within {limit:g} s")
+                error = FirstByteTimeout(
+                    f"worker {self.worker_name} did not answer within {limit:g} s"
+                )
         elif not self._paused:
             limit = limits.idle_seconds
             if limit is not None and now - self.last_byte_at > limit:
-                error = IdleTimeout(f"worker {self.url} was silent for {limit:g} s")
+                error = IdleTimeout(f"worker {self.worker_name} was silent for {limit:g} s")
         if error is not None:
             self.end(error)
 

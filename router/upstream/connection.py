@@ -83,11 +83,11 @@ class UpstreamConnection(asyncio.Protocol):
         "idle_since",
         "on_body",
         "transport",
-        "url",
+        "name",
     )
 
-    def __init__(self, url: str, outbox: Outbox, known: KnownAnswers | None = None) -> None:
-        self.url = url
+    def __init__(self, name: str, outbox: Outbox, known: KnownAnswers | None = None) -> None:
+        self.name = name
         self._outbox = outbox
         self._known: KnownAnswers = known or KnownAnswers()
         self.transport: asyncio.Transport | None = None
@@ -234,10 +234,10 @@ class UpstreamConnection(asyncio.Protocol):
         if until_close and exc is None:
             self._end(b"")
         elif self._head_bytes == 0 and self.exchanges > 1:
-            self._break(StaleConnection(f"worker {self.url} closed an idle connection"))
+            self._break(StaleConnection(f"worker {self.name} closed an idle connection"))
         else:
             when = "within its answer" if self._head is not None else "before it answered"
-            self._break(WorkerCut(f"worker {self.url} closed the connection {when}"))
+            self._break(WorkerCut(f"worker {self.name} closed the connection {when}"))
 
     # -- httptools -------------------------------------------------------------------------
 
@@ -338,7 +338,7 @@ class UpstreamConnection(asyncio.Protocol):
         payload = self._take_payload()
         if self._head is not None and self._receiver is not None:
             self._receiver.received(payload, None)
-        self._break(WorkerCut(f"worker {self.url} broke the HTTP protocol: {violation}"))
+        self._break(WorkerCut(f"worker {self.name} broke the HTTP protocol: {violation}"))
 
     def _break(self, error: UpstreamError) -> None:
         receiver, self._receiver = self._receiver, None
@@ -350,4 +350,4 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "idle" if self._receiver is None else "busy"
-        return f"<UpstreamConnection {self.url} {state} {self.exchanges} exchanges>"
+        return f"<UpstreamConnection {self.name} {state} {self.exchanges} exchanges>"

@@ -29,12 +29,12 @@ class ConnectionPool:
         "_outbox",
         "_port",
         "_ssl",
-        "_url",
+        "_name",
     )
 
     def __init__(
         self,
-        url: str,
+        name: str,
         host: str,
         port: int,
         *,
@@ -43,7 +43,7 @@ class ConnectionPool:
         connect_timeout_seconds: float,
         keepalive_seconds: float,
     ) -> None:
-        self._url = url
+        self._name = name
         self._host = host
         self._port = port
         self._outbox = outbox
@@ -72,20 +72,20 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self._url, self._outbox, self._known),
+                    lambda: UpstreamConnection(self._name, self._outbox, self._known),
                     self._host,
                     self._port,
                     ssl=self._ssl,
                 )
         except TimeoutError:
             raise ConnectFailed(
-                f"no connection to worker {self._url} within {self._connect_timeout:g} s"
+                f"no connection to worker {self._name} within {self._connect_timeout:g} s"
             ) from None
         except (OSError, ssl.SSLError) as error:
             reason = error.strerror or str(error) or type(error).__name__
-            raise ConnectFailed(f"cannot connect to worker {self._url}: {reason}") from None
+            raise ConnectFailed(f"cannot connect to worker {self._name}: {reason}") from None
         if connection.closed:
-            raise ConnectFailed(f"worker {self._url} closed the connection at once")
+            raise ConnectFailed(f"worker {self._name} closed the connection at once")
         return connection
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
@@ -113,4 +113,4 @@ class ConnectionPool:
         return len(self._idle)
 
     def __repr__(self) -> str:
-        return f"<ConnectionPool {self._url} {len(self._idle)} idle>"
+        return f"<ConnectionPool {self._name} {len(self._idle)} idle>"

@@ -19,18 +19,24 @@ class Pools:
         tls: ssl.SSLContext | None,
         connect_timeout_seconds: float,
         keepalive_seconds: float,
+        hide_worker_urls: bool = False,
     ) -> None:
         self._outbox = outbox
         self._tls = tls
         self._connect_timeout = connect_timeout_seconds
         self._keepalive = keepalive_seconds
+        self._hide_urls = hide_worker_urls
         self._pools: dict[Worker, ConnectionPool] = {}
+
+    def name_of(self, worker: Worker) -> str:
+        """What errors that clients read call it."""
+        return worker.node_id if self._hide_urls else worker.url
 
     def of(self, worker: Worker) -> ConnectionPool:
         pool = self._pools.get(worker)
         if pool is None:
             pool = self._pools[worker] = ConnectionPool(
-                worker.url,
+                self.name_of(worker),
                 worker.host,
                 worker.port,
                 outbox=self._outbox,

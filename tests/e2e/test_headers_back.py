@@ -60,6 +60,19 @@ async def test_with_hide_worker_urls_clients_see_a_name(processes: Processes):
     assert b"127.0.0.1" not in answer.raw
 
 
+@pytest.mark.parametrize("fault", ["refuse", "cut_before_head", "garbage_head", "hang"])
+async def test_with_hide_worker_urls_our_own_errors_name_no_url_either(
+    processes: Processes, fault: str
+):
+    flags = ["--hide-worker-urls", "--node-ids", "gpu-2", "--first-byte-timeout-secs=0.3"]
+    async with fleet(processes, workers=1, flags=flags) as running:
+        await running.faults(fault)
+        answer = await running.generate()
+        assert answer.status >= 500
+        assert b"worker gpu-2" in answer.body
+        assert b"127.0.0.1" not in answer.raw
+
+
 @pytest.mark.parametrize("fault", ["conflicting_lengths", "length_and_chunked"])
 async def test_answers_with_conflicting_lengths_never_reach_a_client(
     processes: Processes, fault: str
