@@ -14,14 +14,12 @@ import msgspec
 
 from tracking.trace import ErrorType
 
+# Others are "invalid_request_error" below 500, and "server_error".
 ERROR_TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    405: "invalid_request_error",
     408: "timeout_error",
-    413: "invalid_request_error",
     429: "rate_limit_error",
 }
 
@@ -240,5 +238,6 @@ def error_body(
     status: int, code: str, message: str, *, type: str | None = None, param: str | None = None
 ) -> bytes:
     """The OpenAI error object as JSON bytes."""
-    named = type or ERROR_TYPES.get(status, "server_error")
+    others = "invalid_request_error" if status < 500 else "server_error"
+    named = type or ERROR_TYPES.get(status, others)
     return msgspec.json.encode(ErrorBody(ErrorObject(message, named, code, param)))

@@ -166,7 +166,7 @@ async def test_an_unknown_expectation_is_refused(shared: Fleet):
         await client.post("/generate", body(), "Expect: miracles\r\n")
         answer = await client.read_response()
     assert answer.status == 417
-    error_of(answer)
+    assert error_of(answer)["type"] == "invalid_request_error"
 
 
 async def test_interim_answers_do_not_disturb_the_answer(shared: Fleet):
