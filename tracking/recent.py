@@ -10,17 +10,18 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 
-import msgspec
-
 from tracking.record import Record
 
 
-class _Batch(msgspec.Struct):
+class _Batch:
     """Finished records that were committed together, at a monotonic second; `bytes` as they were then."""
 
-    committed_at: float
-    records: list[Record]
-    bytes: int
+    __slots__ = ("bytes", "committed_at", "records")
+
+    def __init__(self, committed_at: float, records: list[Record], size: int) -> None:
+        self.committed_at = committed_at
+        self.records = records
+        self.bytes = size
 
 
 class Recent:
@@ -33,8 +34,13 @@ class Recent:
 
     def add(self, batch: Sequence[Record], committed_at: float) -> None:
         """Keep the finished ones of `batch`; `committed_at` in monotonic seconds."""
-        finished = [record for record in batch if record.terminal]
-        size = sum([record.size for record in finished])
+        finished = []
+        size = 0
+        record: Record
+        for record in batch:
+            if record.terminal:
+                finished.append(record)
+                size += record.size
         self._batches.append(_Batch(committed_at, finished, size))
         self._bytes += size
         while self._bytes > self._limit:

@@ -50,6 +50,8 @@ class Waiters:
 
     def ended(self, still_running: Iterable[int]) -> None:
         """A batch was committed; those numbers are still under way."""
+        if not self._waiters:
+            return
         oldest = min(still_running, default=None)
         self._release(
             [
