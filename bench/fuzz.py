@@ -121,7 +121,7 @@ class Fuzz:
         wrong = []
         if not leaves:
             wrong += self._ends_told_apart(client, good, kind, ending)
-        if kind == "surplus" and good.ends_itself and any(c.reusable for c in world.upstream):
+        if kind == "surplus" and good.ends_itself and any(c.reusable() for c in world.upstream):
             wrong.append("a connection is kept after bytes that nobody asked for")
         return wrong + await self._end(client)
 

@@ -244,22 +244,22 @@ class PairRun(Run):
 
     # -- ends ------------------------------------------------------------------------------
 
-    def end_attempt(self, error: RouterError | None) -> None:
+    def end_attempt(self, error: RouterError | None, now: float) -> None:
         """Give back what both legs hold, and say how each went. Harmless without any."""
         prefill, leg, exchange = self.prefill, self.leg, self.exchange
         if prefill is None or leg is None or leg.over:
             return
         worker = leg.worker
-        head = None if exchange is None else exchange.head or exchange.refused
+        status = None if exchange is None else exchange.http_status()
         prefill.leg.prefilled()
         if error is not None and error is prefill.error:
             self.failed += [prefill.worker] if error.blames_worker else [prefill.worker, worker]
             prefill.end(error)
             self.take_back(prefill.leg, prefill.exchange, error)
-            super().end_attempt(OtherLegFailed(error.message, error.outcome))
+            super().end_attempt(OtherLegFailed(error.message, error.outcome), now)
             return
-        super().end_attempt(error)
-        if error is None and head is not None and head.status < 400:
+        super().end_attempt(error, now)
+        if error is None and status is not None and status < 400:
             prefill.leave()
         elif isinstance(error, NO_WORKERS):
             prefill.stop(error)
@@ -271,7 +271,6 @@ class PairRun(Run):
             else:
                 prefill.stop(OtherLegFailed(error.message, error.outcome))
 
-    @property
     def computing(self) -> Leg:
         assert self.prefill is not None
         return self.prefill.leg

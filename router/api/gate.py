@@ -81,8 +81,7 @@ class Gate:
         """Give the place back; whoever is next comes in. Never waits, may stand in a `finally`."""
         if ticket._inside:
             ticket._inside = False
-            self._core.leave()
-            if self._core.waiting:
+            if self._core.leave():
                 self._move_up()
 
     def look(self) -> None:

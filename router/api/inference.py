@@ -110,7 +110,7 @@ class Run:
                     if incoming.client.writing_paused:
                         # An answer counts as delivered when a client that fell behind has taken it.
                         await incoming.client.drained()
-                    stay = self.client_facts.keep_alive and not exchange.until_close
+                    stay = self.client_facts.keep_alive and not exchange.until_close()
             except RouterError as raised:
                 # Its traceback, and that of what it came from, hold the frames that hold it: circles.
                 error = raised.with_traceback(None)
@@ -125,12 +125,13 @@ class Run:
                 )
             finally:
                 # No await from here on: this also runs when the client has left.
-                self.end_attempt(error)
+                now = shared.clock.now()
+                self.end_attempt(error, now)
                 if self.ticket is not None:
                     shared.gate.leave(self.ticket)
                 shared.open_requests -= 1
-                self.finish(error)
-                relayed = self.exchange is not None and self.exchange.relayed
+                self.finish(error, now)
+                relayed = self.exchange is not None and self.exchange.relayed()
                 # It knows us, too: a circle that only the collector would free.
                 self.exchange = None
             if error is not None and not relayed:
@@ -230,11 +231,11 @@ class Run:
         exchange = self.exchange
         assert exchange is not None
         error = exchange.error
-        if exchange.relayed or (error is None and exchange.refused is None):
+        if exchange.relayed() or (error is None and exchange.refused is None):
             return False
         if error is not None and not self.try_again(Failure(error=error)):
             raise error
-        self.end_attempt(error)
+        self.end_attempt(error, self.shared.clock.now())
         return True
 
     def choose(self) -> None:
@@ -376,27 +377,26 @@ class Run:
         """
         if exchange.break_client(error_frame=self.shared.settings.sse_error_frames):
             return self.client_facts.keep_alive
-        self.incoming.client.break_off(reset=exchange.until_close)
+        self.incoming.client.break_off(reset=exchange.until_close())
         return False
 
-    def end_attempt(self, error: RouterError | None) -> None:
+    def end_attempt(self, error: RouterError | None, now: float) -> None:
         """Give the worker back, and say how the attempt went. Harmless without one."""
         leg = self.leg
         if leg is not None and not leg.over:
-            leg.end(self.exchange, error, self.shared.clock.now())
+            leg.end(self.exchange, error, now)
             self.take_back(leg, self.exchange, error)
 
     def take_back(self, leg: Leg, exchange: Exchange | None, error: RouterError | None) -> None:
         """Believe no longer that the worker holds a prompt that it did not get to."""
-        head = None if exchange is None else exchange.head or exchange.refused
-        if not_computed(error, None if head is None else head.status):
+        status = None if exchange is None else exchange.http_status()
+        if not_computed(error, status):
             self.shared.caches.not_computed(leg.worker, leg.choice.sent)
 
-    def finish(self, error: RouterError | None) -> None:
+    def finish(self, error: RouterError | None, now: float) -> None:
         """The one terminal status, and who is told of it."""
         shared, exchange, record = self.shared, self.exchange, self.record
         trace = record.live
-        now = shared.clock.now()
         trouble = None if error is None else trace_error(error)
         http_status = None if error is None else error.status
         if exchange is not None and exchange.head is not None:
@@ -405,7 +405,7 @@ class Run:
             # An error's first byte is no first token.
             record.answered(answer, exchange.first_byte_at if http_status < 400 else None)
             if answer.cached_tokens is not None:
-                leg = self.computing
+                leg = self.computing()
                 shared.caches.reported(
                     leg.worker,
                     trace.predicted_cached_tokens,
@@ -414,7 +414,7 @@ class Run:
                     leg.choice.sent,
                 )
             elif answer.output_tokens:  # not of a vector
-                shared.caches.unreported(self.computing.worker)
+                shared.caches.unreported(self.computing().worker)
             if error is None:
                 trouble = answer_trouble(answer, http_status)
         elif isinstance(error, ClientGone):
@@ -438,7 +438,6 @@ class Run:
                     policy.finished(trace.row(), shared.clock.unix_us(now) // 1000 / 1000)
         shared.request_log.ended(trace, len(self.tried))
 
-    @property
     def computing(self) -> Leg:
         """That of the last attempt which computes the input, so whose worker's cache counts."""
         assert self.leg is not None

@@ -81,11 +81,10 @@ class Leg:
         self.over = True
         self.prefilled()
         worker = self.worker
-        head = None if exchange is None else exchange.head or exchange.refused
-        status = None if head is None else head.status
+        status = None if exchange is None else exchange.http_status()
         said: Verdict | None = None
         if error is None:
-            if head is not None:
+            if status is not None:
                 said = verdict(status)
         elif not isinstance(error, ClientGone | RouterStopped):
             said = verdict(status, error)

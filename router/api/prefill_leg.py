@@ -117,9 +117,9 @@ class PrefillLeg:
         if self.over:
             return
         self.error = self._trouble()
-        if not isinstance(self.error, SILENT) or decode.relayed:
+        if not isinstance(self.error, SILENT) or decode.relayed():
             self.end(self.error)  # else only both together tell whose silence it was
-        if self.error is not None and not decode.relayed:
+        if self.error is not None and not decode.relayed():
             decode.end(self.error)
         elif self.error is None and isinstance(decode, MergingExchange):
             stream = self.exchange.scanner.stream

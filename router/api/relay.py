@@ -156,7 +156,7 @@ class Exchange:
         self._gaps = gaps
         self._now = now
         self._connection: UpstreamConnection | None = None
-        self._framing = NO_BODY  # until the head is there
+        self._framing: Framing = NO_BODY  # until the head is there
         self._paused = False
         self._readable = True
         self._unsent = b""  # the client's head, until the read that brought it has been told
@@ -173,9 +173,9 @@ class Exchange:
         self.error: RouterError | None = None
         self.done: Future[None] = get_running_loop().create_future()
 
-    def begin(self, connection: UpstreamConnection, head: bytes, body: bytes) -> None:
+    def begin(self, connection: UpstreamConnection, head: bytes, body: bytes, now: float) -> None:
         """Send the request over `connection`; also again, after a stale connection."""
-        self.sent_at = self.last_byte_at = self._now()
+        self.sent_at = self.last_byte_at = now
         if self.done.done():
             if not isinstance(self.error, StaleConnection):  # ended while it was being connected
                 return
@@ -221,9 +221,10 @@ class Exchange:
     def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
         """Pass on what one read brought, in one write (each is a system call), then look at it."""
         size, chunked = len(payload), self._framing.chunked
-        begin, end = self._unsent, b""
-        if begin:
+        head = self._unsent
+        if head:
             self._unsent = b""
+        begin, end = head, b""
         if chunked and size:
             begin += CHUNK_HEADS[size] if size < len(CHUNK_HEADS) else b"%x\r\n" % size
             end = b"\r\n"
@@ -234,7 +235,8 @@ class Exchange:
         elif data := begin + payload + end:
             self._client.write(data)
         if size:
-            self._look_at(payload)
+            # What came with the head came when that did.
+            self._look_at(payload, self.last_byte_at if head else self._now())
         if trailers is not None:
             self._finish()
 
@@ -244,8 +246,7 @@ class Exchange:
         fields = [n + b": " + v + b"\r\n" for n, v in trailers if safe_trailer(n, v)]
         return b"0\r\n%b\r\n" % b"".join(fields)
 
-    def _look_at(self, payload: bytes) -> None:
-        now = self._now()
+    def _look_at(self, payload: bytes, now: float) -> None:
         events = 0
         if self._readable:
             try:
@@ -290,8 +291,8 @@ class Exchange:
     def abort(self) -> None:
         """The client has gone, or we end it: free the worker at once."""
         connection, self._connection = self._connection, None
-        self._client.attach(None)
         if connection is not None:  # also when `done` was cancelled with who awaited it
+            self._client.attach(None)
             connection.abort()
         if not self.done.done():
             self.done.set_result(None)
@@ -328,7 +329,11 @@ class Exchange:
             self.error = error
             self.abort()
 
-    @property
+    def http_status(self) -> int | None:
+        """The worker's, whether its answer was relayed or refused; None while there is none."""
+        head: AnswerHead | None = self.head or self.refused
+        return None if head is None else head.status
+
     def relayed(self) -> bool:
         """True once a part of the answer has gone to the client: no second attempt after that."""
         return self.head is not None
@@ -336,7 +341,7 @@ class Exchange:
     @property
     def said_done(self) -> bool:
         """True once the last event of a stream has gone to the client."""
-        return self.relayed and self.scanner.stream and self.facts().done_seen
+        return self.relayed() and self.scanner.stream and self.facts().done_seen
 
     def break_client(self, *, error_frame: bool) -> bool:
         """Tell the client that its answer is not whole. True when its connection can stay.
@@ -352,7 +357,6 @@ class Exchange:
         self._client.write(b"%x\r\n%b\r\n%b" % (len(frame), frame, LAST_CHUNK))
         return True
 
-    @property
     def until_close(self) -> bool:
         """True for a body that lasts until close: only a reset can tell a cut from an end."""
         return self._framing.until_close

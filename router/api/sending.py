@@ -32,8 +32,6 @@ async def carry(
     shared.watch.add(exchange)
     connection = None
     try:
-        # What must not be repeated never goes onto a connection that may just be closing.
-        connection = pool.take_idle(shared.clock.now()) if incoming.generates else None
         head = shared.headers.request_head(
             request.method,
             incoming.target,
@@ -43,16 +41,20 @@ async def carry(
             len(body) if request.has_body else None,
             request.written if incoming.span_ids is None else {},
         )
+        now = shared.clock.now()
+        # What must not be repeated never goes onto a connection that may just be closing.
+        connection = pool.take_idle(now) if incoming.generates else None
         if connection is None:
             connection = await connect(shared, incoming, pool)
-        exchange.begin(connection, head, body)
+            now = shared.clock.now()
+        exchange.begin(connection, head, body, now)
         if record.sent_at is None:
             record.sent_at = exchange.sent_at
         await exchange.done
         if isinstance(exchange.error, StaleConnection):
             # Closed by the worker before any byte: the request cannot have been acted upon.
             connection = await connect(shared, incoming, pool)
-            exchange.begin(connection, head, body)
+            exchange.begin(connection, head, body, shared.clock.now())
             await exchange.done
     except UpstreamError as error:
         exchange.error = error

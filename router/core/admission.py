@@ -102,9 +102,10 @@ class Admission(Generic[WaiterT]):
         self._waiting[waiter] = now + self._settings.queue_timeout_seconds
         return True
 
-    def leave(self) -> None:
-        """Someone inside has gone. Ask `admit` next."""
+    def leave(self) -> bool:
+        """Someone inside has gone. Whether anyone waits: ask `admit` then."""
         self.active -= 1
+        return bool(self._waiting)
 
     def abandon(self, waiter: WaiterT) -> bool:
         """Someone has gone who stood in line; False if not in line any more."""

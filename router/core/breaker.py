@@ -138,7 +138,8 @@ class Breaker:
         if verdict == "failure":
             self._failed(now)
         elif self.state == "closed":
-            self._failures.clear()
+            if self._failures:
+                self._failures.clear()
         elif probing:
             self._succeeded()
 

@@ -137,7 +137,6 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._outbox.write(self.transport, head + body)
 
-    @property
     def reusable(self) -> bool:
         """True when the last exchange has ended so cleanly that another may follow."""
         return not self.closed and self._receiver is None

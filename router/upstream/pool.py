@@ -62,7 +62,7 @@ class ConnectionPool:
                 connection.abort()  # the others are older still
                 self.close_idle(now)
                 return None
-            if connection.reusable:
+            if connection.reusable():
                 return connection
         return None
 
@@ -90,7 +90,7 @@ class ConnectionPool:
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """Keep `connection` for the next request if it can carry one."""
-        if connection.reusable:
+        if connection.reusable():
             connection.idle_since = now
             self._idle.append(connection)
 
@@ -100,7 +100,7 @@ class ConnectionPool:
         if now is not None:
             while fresh < len(self._idle) and (
                 now - self._idle[fresh].idle_since > self._keepalive
-                or not self._idle[fresh].reusable
+                or not self._idle[fresh].reusable()
             ):
                 fresh += 1
         else:

@@ -115,7 +115,7 @@ class Bench:
         pass
 
     def begin(self) -> None:
-        self.exchange.begin(self.connection, b"POST / HTTP/1.1\r\n\r\n", b"body")
+        self.exchange.begin(self.connection, b"POST / HTTP/1.1\r\n\r\n", b"body", self.now)
 
     def worker_says(self, data: bytes) -> None:
         self.connection.data_received(data)
@@ -144,7 +144,7 @@ async def test_what_one_read_brought_goes_to_the_client_before_the_next_is_read(
     assert bench.exchange.done.done()
     assert bench.exchange.error is None
     assert bench.client.attached is None
-    assert bench.connection.reusable
+    assert bench.connection.reusable()
 
 
 async def test_an_http_10_client_gets_the_body_without_chunks():
@@ -152,7 +152,7 @@ async def test_an_http_10_client_gets_the_body_without_chunks():
     bench.begin()
     bench.worker_says(HEAD + chunk(EVENT) + b"0\r\n\r\n")
     assert bench.client.sent == OUR_HEAD + EVENT
-    assert bench.exchange.until_close
+    assert bench.exchange.until_close()
 
 
 async def test_a_refused_answer_sends_nothing_and_frees_the_worker():
@@ -161,7 +161,7 @@ async def test_a_refused_answer_sends_nothing_and_frees_the_worker():
     bench.worker_says(HEAD + chunk(EVENT))
     assert bench.client.sent == b""
     assert bench.exchange.refused is not None
-    assert not bench.exchange.relayed
+    assert not bench.exchange.relayed()
     assert bench.wire.aborted
 
 
@@ -173,7 +173,7 @@ async def test_a_head_that_must_not_be_passed_on_is_a_broken_answer_of_which_not
     bench.begin()
     bench.worker_says(HEAD + chunk(EVENT))
     assert isinstance(bench.exchange.error, WorkerCut)
-    assert not bench.exchange.relayed
+    assert not bench.exchange.relayed()
     assert bench.client.sent == b""
     assert bench.wire.aborted
 
@@ -247,7 +247,7 @@ async def test_silence_inside_an_answer_ends_it_but_not_while_the_client_is_behi
     assert not bench.exchange.done.done()
     bench.at(32.1)
     assert isinstance(bench.exchange.error, IdleTimeout)
-    assert bench.exchange.relayed
+    assert bench.exchange.relayed()
 
 
 async def test_the_total_limit_counts_also_while_the_client_is_behind():
@@ -271,7 +271,7 @@ async def test_an_exchange_that_ended_while_connecting_sends_nothing():
     bench.begin()
     assert bench.wire.written == b""
     assert isinstance(bench.exchange.error, RouterStopped)
-    assert bench.connection.reusable
+    assert bench.connection.reusable()
 
 
 async def test_a_stale_connection_is_followed_by_another_one():
@@ -293,7 +293,7 @@ async def test_a_new_connection_that_is_closed_before_an_answer_is_the_workers_f
     bench.begin()
     bench.connection.connection_lost(None)
     assert isinstance(bench.exchange.error, WorkerCut)
-    assert not bench.exchange.relayed
+    assert not bench.exchange.relayed()
 
 
 async def test_what_came_before_a_break_reaches_the_client_without_an_end():
@@ -350,5 +350,5 @@ async def test_an_answer_that_ends_more_than_its_client_takes_leaves_a_connectio
     bench.client.on_write = bench.exchange.pause
     bench.worker_says(chunk(EVENT) + b"0\r\n\r\n")
     assert bench.exchange.done.done()
-    assert bench.connection.reusable
+    assert bench.connection.reusable()
     assert bench.wire.reading

@@ -35,7 +35,7 @@ async def test_the_fuzzer_finds_a_broken_answer_that_is_ended_properly(
 
 @pytest.mark.interpreted
 async def test_the_fuzzer_finds_a_place_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Run, "end_attempt", lambda _run, _error: None)
+    monkeypatch.setattr(Run, "end_attempt", lambda _run, _error, _now: None)
     found = await fuzz(range(20), seed=7)
     assert any("in flight at workers" in finding.what for finding in found)
 
