@@ -16,11 +16,11 @@ from tracking.lifecycle import LiveTrace
 from tracking.trace import Status
 
 log = logging.getLogger("router.requests")
-is_on: Final = log.isEnabledFor  # asked about every request, and looked up once
 
+DEBUG: Final = logging.DEBUG
 LINES_PER_SECOND: Final = 50
 LEVELS: Final[dict[Status, int]] = {
-    "completed": logging.DEBUG,
+    "completed": DEBUG,
     "cancelled": logging.INFO,
     "rejected": logging.INFO,
     "failed": logging.WARNING,
@@ -32,6 +32,8 @@ class RequestLog:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        # Asked once, as the level of the log is set before the first request: most of them complete.
+        self._debug = log.isEnabledFor(DEBUG)
         self._second = 0
         self._lines = 0
         self._left_out = 0
@@ -39,7 +41,7 @@ class RequestLog:
     def ended(self, trace: LiveTrace, attempts: int) -> None:
         """An inference request has ended; `trace` is terminal."""
         level = LEVELS[trace.status]
-        if not is_on(level) or not self._room(level):
+        if not self._wanted(level):
             return
         error = trace.error
         self._write(
@@ -67,12 +69,12 @@ class RequestLog:
         self, request_id: str, method: str, route: str, status: int, code: str, seconds: float
     ) -> None:
         """The router has answered by itself: an endpoint of its own, or a refusal."""
-        level = logging.DEBUG
+        level = DEBUG
         if status >= 500 and code == "internal_error":
             level = logging.WARNING
         elif status in (401, 403):
             level = logging.INFO
-        if not is_on(level) or not self._room(level):
+        if not self._wanted(level):
             return
         self._write(
             level,
@@ -88,12 +90,15 @@ class RequestLog:
 
     def renamed(self, given: str, request_id: str) -> None:
         """A client's id could not be taken."""
-        if is_on(logging.WARNING) and self._room(logging.WARNING):
+        if self._wanted(logging.WARNING):
             log.warning("request id %r is not acceptable; it is now %s", given[:200], request_id)
 
-    def _room(self, level: int) -> bool:
-        if level == logging.DEBUG:  # whoever asks for these wants them all
-            return True
+    def _wanted(self, level: int) -> bool:
+        if level == DEBUG:  # whoever asks for these wants them all
+            return self._debug
+        return log.isEnabledFor(level) and self._room()
+
+    def _room(self) -> bool:
         second = int(self._now())
         if second != self._second:
             self._second, self._lines = second, 0

@@ -40,7 +40,7 @@ class Evictions:
         self._all = Reports()
         self._reports: dict[str, Reports] = {}
 
-    def reported(self, node: str, ages: Sequence[Sequence[int]], missed: int) -> None:
+    def reported(self, node: str, ages: Sequence[tuple[int, int]], missed: int) -> None:
         """`ages` are those of blocks when the prompt was sent, and how many were so old. The first
         `missed` of these blocks were not there any more and the others were."""
         blocks = []

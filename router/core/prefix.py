@@ -392,11 +392,11 @@ class Sent:
         if reach < BOUNDARIES[self._before]:
             missed = known - marks.within(bisect_right(BOUNDARIES, reach) - 1)
         sent_at = self._time // TICK - len(prompt.blocks)
-        last_used = -1
-        ages: list[list[int]] = []
-        for used in marks.used[known - 1 :: -1]:
-            if used > last_used:  # who uses a block uses all before it
-                last_used = used
-                ages.append([sent_at - used // TICK, 0])
-            ages[-1][1] += 1
+        ages = []
+        used, first = marks.used, known
+        while first:
+            end, last_used = first, used[first - 1]
+            while first and used[first - 1] <= last_used:  # who uses a block uses all before it
+                first -= 1
+            ages.append((sent_at - last_used // TICK, end - first))
         self._index.evictions.reported(self._node, ages, missed)
