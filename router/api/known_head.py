@@ -46,11 +46,12 @@ class KnownHead:
 
     def again(self, client: Writer, data: bytes) -> Request | None:
         """The one request that `data` is, to its last byte; None where it is not one like that."""
-        digits = self._like.digits_in(data)
+        like = self._like
+        digits = like.digits_in(data)
         if digits is None:
             return None
         raw_headers, headers = self._raw_headers, self._headers
-        if digits != self._like.digits:
+        if digits != like.digits:
             at, raw_headers = self._length_at, raw_headers.copy()
             raw_headers[at] = raw_headers[at][0], digits
             headers = {**headers, LENGTH_NAME: digits.decode()}
@@ -64,9 +65,9 @@ class KnownHead:
             True,
             self._written,
         )
-        size = int(digits)
-        if size:
-            request.feed(data[len(data) - size :])
+        body = data[len(like.before) + len(digits) + len(like.after) :]
+        if body:
+            request.feed(body)
         request.end()
         return request
 

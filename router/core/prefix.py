@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from math import inf
+from struct import Struct
 from typing import Final, Protocol
 
 from xxhash import xxh3_64_intdigest
@@ -41,6 +42,13 @@ def _boundaries() -> tuple[int, ...]:
 
 BOUNDARIES: Final = _boundaries()
 _BLOCKS: Final = tuple(map(slice, BOUNDARIES, BOUNDARIES[1:]))
+# The smallest blocks, of which every prompt begins with as many as it is long, are cut at once: by so
+# many of them.
+_SMALLEST_BLOCKS: Final = 1024 // SMALLEST_BLOCK_BYTES
+_CUT: Final = tuple(
+    Struct(f"{SMALLEST_BLOCK_BYTES}s" * number).unpack_from
+    for number in range(_SMALLEST_BLOCKS + 1)
+)
 _LANDMARKS: Final = tuple(
     i for i, end in enumerate(BOUNDARIES) if end and end % LANDMARK_BYTES == 0
 )[:MOST_LANDMARKS]
@@ -57,8 +65,11 @@ def block_hashes(text: bytes, model: str | None = None) -> list[int]:
     previous = _starts.get(model) or _start(model)
     digest = xxh3_64_intdigest  # from Python 3.12 on, compiled code finds a local ten times as fast
     hashes = []
-    for block in _BLOCKS:
-        part = text[block]
+    for part in _CUT[min(len(text) // SMALLEST_BLOCK_BYTES, _SMALLEST_BLOCKS)](text):
+        previous = digest(part, previous)
+        hashes.append(previous)
+    for number in range(len(hashes), len(_BLOCKS)):
+        part = text[_BLOCKS[number]]
         if not part:
             break
         previous = digest(part, previous)
