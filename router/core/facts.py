@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from router.core.ids import WHITESPACE
 from router.core.model_names import form_model
 from router.core.prefix import block_hashes
 
@@ -343,13 +344,13 @@ def identifier(value: object) -> str | None:
 
 
 def _given(headers: Mapping[str, str], name: str) -> str | None:
-    return identifier(headers[name]) if name in headers else None
+    return identifier(headers[name].strip(WHITESPACE)) if name in headers else None
 
 
 def _routing_key(headers: Mapping[str, str]) -> str | None:
     if "x-smg-routing-key" not in headers:
         return None
-    key = _name(headers["x-smg-routing-key"], ROUTING_KEY_BYTES)
+    key = _name(headers["x-smg-routing-key"].strip(WHITESPACE), ROUTING_KEY_BYTES)
     return key if key is not None and len(key.encode()) <= ROUTING_KEY_BYTES else None
 
 

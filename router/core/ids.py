@@ -15,6 +15,7 @@ REQUEST_ID: Final = re.compile(r"""[!"$&-.0->@-~]{1,128}""")  # visible ASCII wi
 # Endpoints beside the ids, and path segments that mean another directory: nobody could ask for
 # /v1/traces/.. and get this trace.
 RESERVED: Final = frozenset(("stats", "batch", "stream", "export", ".", ".."))
+WHITESPACE: Final = " \t"  # around the value of a header, and no part of it (RFC 9110, 5.5)
 TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 LABEL_CHARACTERS: Final = 64
 _BELOW_MS: Final = ["-7%03x" % (us * 4096 // 1000) for us in range(1000)]  # with the version, 7
@@ -35,7 +36,9 @@ def request_identity(
     """
     for name in names:
         if name in headers and (given := headers[name]):
-            return (given, None) if acceptable(given) else (minted, given)
+            if acceptable(given) or acceptable(given := given.strip(WHITESPACE)):
+                return given, None
+            return minted, given
     return minted, None
 
 

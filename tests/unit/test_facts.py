@@ -114,7 +114,7 @@ def test_token_ids_that_are_none_are_not_counted():
 
 def test_the_facts_beside_the_text_are_read():
     body = {"model": "m", "stream": True, "rid": "r7", "max_tokens": 5, "n": 2, **said("four")}
-    headers = {"x-session-id": "s1", "x-smg-routing-key": "user 7"}
+    headers = {"x-session-id": "s1 ", "x-smg-routing-key": "user 7\t"}
     facts = facts_of(CHAT, body, headers)
     assert (facts.model, facts.stream, facts.engine_request_id) == ("m", True, "r7")
     assert (facts.session_id, facts.routing_key) == ("s1", "user 7")
