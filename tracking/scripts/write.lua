@@ -106,7 +106,7 @@ for i = 4, #ARGV, 4 do
   gathered[key] = true
   local k = P .. 'r:' .. key
   local revision, score, owner, status, node, session, request_id, engine_id = match(record, META)
-  local arrived, open = tonumber(score), OPEN[status]
+  local arrived, open = score + 0, OPEN[status] -- tonumber reads a string twice
   local had, had_owner, had_status, had_node, had_session, had_engine
   local newer = false
   if arrived < floor then
