@@ -85,7 +85,8 @@ class Sums(msgspec.Struct, omit_defaults=True):
 
     def count(self, requests: Iterable[Finished]) -> None:
         """Add these requests."""
-        statuses, qualities = self.statuses, self.qualities
+        statuses: list[str] = []
+        qualities: list[str] = []
         input_tokens = output_tokens = cached_tokens = regret_tokens = 0
         predicted_tokens = error_tokens = hit_rates_known = 0
         hit_rates = 0.0
@@ -95,15 +96,14 @@ class Sums(msgspec.Struct, omit_defaults=True):
         first_tokens: list[float] = []
         gaps: list[float] = []
         for one in requests:
-            status, quality, cached = one.status, one.quality, one.cached_tokens
-            statuses[status] = statuses.get(status, 0) + 1
-            if quality:
-                qualities[quality] = qualities.get(quality, 0) + 1
-            if one.input_tokens:
-                input_tokens += one.input_tokens
-            if one.regret_tokens:
-                regret_tokens += one.regret_tokens
-            if cached is not None:
+            statuses.append(one.status)
+            if quality := one.quality:
+                qualities.append(quality)
+            if prompt := one.input_tokens:
+                input_tokens += prompt
+            if regret := one.regret_tokens:
+                regret_tokens += regret
+            if (cached := one.cached_tokens) is not None:
                 cached_tokens += cached
                 if (predicted := one.predicted_cached_tokens) is not None:
                     predicted_tokens += predicted
@@ -123,6 +123,8 @@ class Sums(msgspec.Struct, omit_defaults=True):
                     first_tokens.append(first)
                     if tokens > 1:
                         gaps.append(max(0.0, seconds - first) / (tokens - 1))
+        add(self.statuses, _counted(statuses))
+        add(self.qualities, _counted(qualities))
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         self.cached_tokens += cached_tokens
@@ -185,6 +187,11 @@ class Sums(msgspec.Struct, omit_defaults=True):
         return shown
 
 
+def _counted(words: list[str]) -> dict[str, int]:
+    """How often each of a few words is there, in the order they came in."""
+    return {word: words.count(word) for word in dict.fromkeys(words)}
+
+
 DISTRIBUTIONS: Final = tuple(
     field.name for field in msgspec.structs.fields(Sums) if field.type == Histogram
 )
@@ -237,15 +244,16 @@ async def sum_up(elements: Iterable[bytes], pause: Callable[[], Awaitable[None]]
     Some 4 µs a request; `pause` is awaited after each millisecond of work at the latest.
     """
     _, minute_us = _MINUTE
-    requests: defaultdict[tuple[int, Names], list[Finished]] = defaultdict(list)
+    requests: defaultdict[tuple[int, str, str, str, str], list[Finished]] = defaultdict(list)
     for element in elements:
         for one in _decode_lines(element):
-            names = one.node, one.model, one.policy, one.route  # as KINDS has them
-            requests[one.arrived_us // minute_us, names].append(one)
+            minute = one.arrived_us // minute_us
+            # The names as KINDS has them.
+            requests[minute, one.node, one.model, one.policy, one.route].append(one)
         await pause()
     minutes: defaultdict[int, dict[Names, Sums]] = defaultdict(dict)
-    for (minute, of_group), group in requests.items():
-        counted = minutes[minute][of_group] = Sums()
+    for (minute, *names), group in requests.items():
+        counted = minutes[minute][tuple(names)] = Sums()
         for start in range(0, len(group), AT_ONCE):
             counted.count(group[start : start + AT_ONCE])
             await pause()
