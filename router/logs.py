@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -47,7 +47,7 @@ def logging_to(
     on. The handlers found are put back at the end. Raises OSError if `directory` cannot be used.
     """
     formatter = JsonFormatter() if format == "json" else TextFormatter()
-    handlers: list[logging.Handler] = [logging.StreamHandler(stream or sys.stdout)]
+    handlers: list[logging.Handler] = [Stream(stream or sys.stdout)]
     if directory is not None:
         handlers.append(DailyFile(Path(directory)))
     for handler in handlers:
@@ -103,7 +103,44 @@ class JsonFormatter(logging.Formatter):
         )
 
 
-class DailyFile(logging.Handler):
+class Lines(logging.Handler):
+    """Writes a line for each record, and one to standard error when it begins to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._failing = False
+
+    def out(self, record: logging.LogRecord) -> IO[str]:
+        """Where the line of `record` goes. Raises OSError."""
+        raise NotImplementedError
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            out = self.out(record)
+            out.write(self.format(record) + "\n")
+            out.flush()
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                with suppress(OSError):
+                    sys.stderr.write(f"trace-router: cannot log: {error.strerror}\n")
+            self._failing = True
+        except Exception:  # a bug of ours, or a stream that was closed: no reason to fail
+            self.handleError(record)
+
+
+class Stream(Lines):
+    """Writes to `stream`."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def out(self, record: logging.LogRecord) -> IO[str]:
+        return self._stream
+
+
+class DailyFile(Lines):
     """Appends to `directory/trace-router.YYYY-MM-DD`, a new file each day (UTC)."""
 
     def __init__(self, directory: Path) -> None:
@@ -115,27 +152,19 @@ class DailyFile(logging.Handler):
         if not os.access(directory, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            file = self._open(record.created)
-            file.write(self.format(record) + "\n")
-            file.flush()
-        except OSError:
-            self.handleError(record)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-    def _open(self, unix_seconds: float) -> IO[str]:
-        day = rfc3339(int(unix_seconds * 1e6))[:10]
+    def out(self, record: logging.LogRecord) -> IO[str]:
+        day = rfc3339(int(record.created * 1e6))[:10]
         if self._file is None or day != self._day:
             if self._file is not None:
                 self._file.close()
             path = self._directory / f"trace-router.{day}"
             self._file, self._day = path.open("a", encoding="utf-8"), day
         return self._file
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
 
 
 def escape(text: str) -> str:

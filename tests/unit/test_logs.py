@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,22 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), logging_to(directory=str(tmp_path / "file")):
         pass
+
+
+class Disk(io.StringIO):
+    full = True
+
+    def flush(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_where_nothing_can_be_written_is_told_once_each_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    disk = Disk()
+    with logging_to(disk):
+        for full in (True, True, False, True, True):
+            disk.full = full
+            log.info("x")
+    assert capsys.readouterr().err == 2 * "trace-router: cannot log: No space left on device\n"
