@@ -129,7 +129,17 @@ def _compile(source: Path, root: Path) -> Path:
     # -fno-plt: what Python has is called without a detour, whose code would fill the caches, too.
     # A function called by a wrong type is an error of GCC 14, and so of every compiler here.
     errors = "-Werror=incompatible-pointer-types"
-    flags = ["-O2", "-s", errors, "-fPIC", "-fno-plt", "-shared", "-fno-strict-aliasing"]
+    # -DNDEBUG, as Python itself is built: its headers check by `assert` what Cython has checked.
+    flags = [
+        "-O2",
+        "-s",
+        errors,
+        "-DNDEBUG",
+        "-fPIC",
+        "-fno-plt",
+        "-shared",
+        "-fno-strict-aliasing",
+    ]
     include = ["-I", sysconfig.get_path("include")]
     subprocess.run([compiler, *flags, *include, "-o", str(module), str(c_file)], check=True)
     return module
