@@ -148,11 +148,15 @@ class TraceStore:
     async def write(self, records: Sequence[Record]) -> int:
         """Write at most 100 records; those older than what is stored change nothing. How many
         were taken."""
-        finished = [record.facts for record in records if record.terminal]
-        arguments: list[Argument] = [b"\n".join(finished)]
+        finished: list[bytes] = []
+        arguments: list[Argument] = []
+        record: Record
         for record in records:
+            if record.terminal:
+                finished.append(record.facts)
             fresh = b"1" if record.fresh else b""
             arguments += (record.key, record.stored, record.names, fresh)
+        arguments.insert(0, b"\n".join(finished))
         reply = await self._run(self._background_seconds, "write", arguments)
         accepted, _added = cast("list[int]", reply)
         return accepted
