@@ -16,6 +16,7 @@ import random
 from statistics import quantiles
 from time import perf_counter
 
+from router.core.asked import Asked
 from router.core.facts import RequestFacts, read_facts
 from router.core.worker import Worker
 from router.policies import REGISTRY, Policy, PolicyConfig, build_policy
@@ -94,7 +95,9 @@ def main() -> None:
     for body in sent:
         started = perf_counter()
         headers = {"x-smg-routing-key": f"session-{chance.randrange(500)}"}
-        requests.append(read_facts(ROUTE, body, "application/json", headers))
+        requests.append(
+            read_facts(ROUTE, body, Asked({"content-type": "application/json"} | headers))
+        )
         reading.append(perf_counter() - started)
     report("read_facts, 16 KB chat", reading)
     for name in REGISTRY if options.policy == "all" else [options.policy]:

@@ -8,6 +8,7 @@ from random import Random
 
 import msgspec
 
+from router.core.asked import Asked
 from router.core.facts import RequestFacts, read_facts
 from router.core.worker import Worker
 from router.policies import Choice, Policy, PolicyConfig, build_policy
@@ -27,7 +28,9 @@ def prompt(
     text: str, model: str | None = None, headers: Mapping[str, str] | None = None
 ) -> RequestFacts:
     body = json.dumps({"text": text, "model": model}).encode()
-    return read_facts("/generate", body, "application/json", headers or {})
+    return read_facts(
+        "/generate", body, Asked({"content-type": "application/json", **(headers or {})})
+    )
 
 
 def built(name: str, seed: int = 1, **settings: object) -> Policy:

@@ -27,7 +27,7 @@ from router.api.request import Request
 from router.api.request_log import RequestLog
 from router.api.routing import Match, MethodNotAllowed, RouteTable, check_path, split_target
 from router.clock import Clock
-from router.core.ids import label, request_identity, uuid7, w3c_trace_id
+from router.core.ids import request_identity, uuid7, w3c_trace_id
 from router.core.kept import keep
 from router.core.paths import Forwarded, ForwardPaths
 from router.errors import BadRequest, InternalError, NotFound, RouterError
@@ -138,7 +138,8 @@ class Dispatcher:
         except RouterError as error:
             self._count(method, forwarded.label, error.status, error.code, arrived, request_id)
             return refused(client, request, error, own)
-        ids = None if self._spans is None else self._spans.begin(headers)
+        asked = request.asked
+        ids = None if self._spans is None else self._spans.begin(asked.traceparent or "")
         incoming = Incoming(
             request,
             client,
@@ -148,8 +149,8 @@ class Dispatcher:
             forwarded.generates or method in READING,
             request_id,
             key,
-            w3c_trace_id(headers.get("traceparent")) if ids is None else ids.trace_id,
-            label(headers.get("x-trace-label")),
+            w3c_trace_id(asked.traceparent) if ids is None else ids.trace_id,
+            asked.trace_label,
             ids,
             own,
             arrived,

@@ -62,7 +62,6 @@ class Run:
 
     def __init__(self, shared: Forwarding, incoming: Incoming) -> None:
         request = incoming.request
-        headers = request.headers
         self.shared = shared
         self.incoming = incoming
         self.record: RequestRecord = shared.recorder.open(incoming)
@@ -70,7 +69,7 @@ class Run:
             request.http11,
             request.keep_alive and not shared.fleet.draining,
             request.method == "HEAD",
-            request.http11 and "te" in headers and "trailers" in headers["te"],
+            request.http11 and request.asked.trailers,
         )
         self.body = b""
         self.facts: RequestFacts = UNREAD
@@ -183,14 +182,8 @@ class Run:
         self.body = body
         if body or request.method == "POST":
             try:
-                headers = request.headers
-                self.facts = read_facts(
-                    incoming.path,
-                    body,
-                    headers.get("content-type", ""),
-                    headers,
-                    None if models is None else models.aliases,
-                )
+                aliases = None if models is None else models.aliases
+                self.facts = read_facts(incoming.path, body, request.asked, aliases)
             except BadBody as error:
                 raise BadRequest(str(error)) from None
             if shared.settings.inject_rid:

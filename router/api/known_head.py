@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from router.api.request import Header, Request, Writer
+from router.core.asked import Asked
 from router.core.headers import SECRET
 from router.core.kept import keep
 from router.core.known_length import LENGTH, ButForLength, but_for_length
@@ -24,6 +25,7 @@ class KnownHead:
     """That of `seen`, and of all like it."""
 
     __slots__ = (
+        "_asked",
         "_headers",
         "_http11",
         "_length_at",
@@ -43,6 +45,7 @@ class KnownHead:
         self._headers = seen.headers
         self._http11 = seen.http11
         self._written = seen.written
+        self._asked: Asked = seen.asked
 
     def again(self, client: Writer, data: bytes) -> Request | None:
         """The one request that `data` is, to its last byte; None where it is not one like that."""
@@ -64,6 +67,7 @@ class KnownHead:
             self._http11,
             True,
             self._written,
+            self._asked,
         )
         body = data[len(like.before) + len(digits) + len(like.after) :]
         if body:

@@ -13,7 +13,8 @@ from router.api.incoming import Incoming
 from router.api.leg import Leg
 from router.clock import Clock
 from router.core.answers import AnswerFacts
-from router.core.facts import RequestFacts, identifier
+from router.core.facts import RequestFacts
+from router.core.ids import identifier
 from router.core.prefix import landmarks
 from router.core.rounding import rounded, rounded_share
 from router.decision_csv import DecisionCsv

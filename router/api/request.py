@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from router.core.asked import Asked
 from router.core.kept import keep
 from router.errors import BadRequest, ExpectationFailed, TooLarge
 
@@ -24,11 +25,12 @@ class Writer(Protocol):
 
 
 class Request:
-    """Head and body. `headers` holds the first of each header, by its name in lower case.
+    """Head and body. `headers` holds the first of each header, by its name in lower case; `asked` is
+    what they ask.
 
     `whole` says that the body has come to its end. It is kept until somebody asks for it: with
     `body`, all at once, or with `pour`, as it comes. `written` is for `HeaderRules.request_head`; requests
-    whose heads are known to be alike share it.
+    whose heads are known to be alike share it, and what they ask.
     """
 
     __slots__ = (
@@ -36,6 +38,7 @@ class Request:
         "_pieces",
         "_sink",
         "_waiter",
+        "asked",
         "broken",
         "chunked",
         "client",
@@ -60,6 +63,7 @@ class Request:
         http11: bool,
         keep_alive: bool,
         written: dict[bool, bytes] | None = None,
+        asked: Asked | None = None,
     ) -> None:
         self.client = client
         self.method = method
@@ -69,6 +73,7 @@ class Request:
         self.http11 = http11
         self.keep_alive = keep_alive
         self.written = {} if written is None else written
+        self.asked = asked or Asked(headers)
         self.chunked = "transfer-encoding" in headers
         self.whole = False
         self.broken: str | None = None  # why the rest of the body cannot be read

@@ -16,12 +16,11 @@ from typing import Final
 
 import msgspec
 
-from router.core.ids import WHITESPACE
+from router.core.asked import Asked
+from router.core.ids import identifier, printable
 from router.core.model_names import form_model
 from router.core.prefix import block_hashes
 
-ID_CHARACTERS: Final = 128
-ROUTING_KEY_BYTES: Final = 128
 MODEL_CHARACTERS: Final = 256
 LARGEST_COUNT: Final = 2**31  # of tokens or sequences; more is not meant
 BYTES_PER_TOKEN: Final = 4  # the usual rule of thumb for English and code
@@ -134,35 +133,30 @@ _BRACKETS_AND_SPACE: Final = b"[] \t\r\n"
 def read_facts(
     route: str,
     body: bytes,
-    content_type: str,
-    headers: Mapping[str, str],
+    asked: Asked,
     aliases: Mapping[str, str] | None = None,
 ) -> RequestFacts:
     """The facts of a request with a body, sent to the path `route`.
 
-    `headers` is asked for lower-case names. Raises BadBody when `route` is one of `JSON_ROUTES`
-    and the body says or leaves open that it is JSON, and is not a JSON object. Any other body
-    (multipart, compressed, another content type, an unknown path) is opaque if it cannot be read.
+    Raises BadBody when `route` is one of `JSON_ROUTES` and the body says or leaves open that it is
+    JSON, and is not a JSON object. Any other body (multipart, compressed, another content type, an
+    unknown path) is opaque if it cannot be read.
     `aliases` of models are given where requests are routed by model; then a form is asked, too.
     """
     fields = _NO_BODY
     text_of = JSON_ROUTES[route] if route in JSON_ROUTES else None
-    kind, form = content_type, False
-    if kind != "application/json":
-        kind = content_type.partition(";")[0].strip().lower()
-        form = kind.startswith("multipart/")
-    if not (form or "content-encoding" in headers):
+    if asked.readable:
         try:
             fields = parse(body)
         except BadBody:
             # curl -d says x-www-form-urlencoded and means JSON; others may mean what they say.
-            if text_of is not None and (not kind or kind.endswith("json")):
+            if text_of is not None and asked.json:
                 raise
-    model = _name(fields.model, MODEL_CHARACTERS)
+    model = printable(fields.model, MODEL_CHARACTERS)
     served = None
     if aliases is not None:
-        if form:
-            model = _name(form_model(body), MODEL_CHARACTERS)
+        if asked.form:
+            model = printable(form_model(body), MODEL_CHARACTERS)
         served = aliases.get(model or "")
     text = b"" if text_of is None or fields is _NO_BODY else text_of(fields)
     ids, params = _token_ids(fields), fields.sampling_params
@@ -178,9 +172,9 @@ def read_facts(
         _max_tokens(fields, sampling),
         _sequences(fields, sampling, ids),
         None if fields.rid is None else identifier(fields.rid),
-        _given(headers, "x-session-id") or _session(fields.session_params),
-        _routing_key(headers),
-        _given(headers, "x-smg-target-worker"),
+        asked.session_id or _session(fields.session_params),
+        asked.routing_key,
+        asked.target_worker,
     )
 
 
@@ -328,30 +322,6 @@ JSON_ROUTES: Final[dict[str, Callable[[Body], bytes]]] = {
 
 
 # -- single facts --------------------------------------------------------------------------------
-
-
-def _name(value: object, longest: int) -> str | None:
-    # Not printable: control characters, and lone surrogates, which no encoder of ours takes.
-    if isinstance(value, str) and 0 < len(value) <= longest and value.isprintable():
-        return value
-    return None
-
-
-def identifier(value: object) -> str | None:
-    """`value` if it can be an id: ASCII, visible, of at most 128 characters."""
-    name = _name(value, ID_CHARACTERS)
-    return name if name is not None and name.isascii() and " " not in name else None
-
-
-def _given(headers: Mapping[str, str], name: str) -> str | None:
-    return identifier(headers[name].strip(WHITESPACE)) if name in headers else None
-
-
-def _routing_key(headers: Mapping[str, str]) -> str | None:
-    if "x-smg-routing-key" not in headers:
-        return None
-    key = _name(headers["x-smg-routing-key"].strip(WHITESPACE), ROUTING_KEY_BYTES)
-    return key if key is not None and len(key.encode()) <= ROUTING_KEY_BYTES else None
 
 
 def _session(params: object) -> str | None:

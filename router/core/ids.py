@@ -18,6 +18,7 @@ RESERVED: Final = frozenset(("stats", "batch", "stream", "export", ".", ".."))
 WHITESPACE: Final = " \t"  # around the value of a header, and no part of it (RFC 9110, 5.5)
 TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 LABEL_CHARACTERS: Final = 64
+ID_CHARACTERS: Final = 128
 _BELOW_MS: Final = ["-7%03x" % (us * 4096 // 1000) for us in range(1000)]  # with the version, 7
 
 
@@ -70,3 +71,17 @@ def label(value: str | None) -> str | None:
     if value is None or not (value := value.strip()) or not value.isprintable():
         return None
     return value[:LABEL_CHARACTERS]
+
+
+def printable(value: object, longest: int) -> str | None:
+    """`value` if it is text of at most so many characters, all of which can be shown: no control
+    characters, and no lone surrogates, which no encoder of ours takes."""
+    if isinstance(value, str) and 0 < len(value) <= longest and value.isprintable():
+        return value
+    return None
+
+
+def identifier(value: object) -> str | None:
+    """`value` if it can be an id: ASCII, visible, of at most 128 characters."""
+    name = printable(value, ID_CHARACTERS)
+    return name if name is not None and name.isascii() and " " not in name else None

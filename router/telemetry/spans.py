@@ -82,9 +82,9 @@ class Spans:
         self._sampler = sampler
         self._random_bits = random_bits
 
-    def begin(self, headers: Mapping[str, str]) -> SpanIds:
-        """Of a request with these headers (lower-case names)."""
-        given = headers.get("traceparent", "").strip()
+    def begin(self, traceparent: str) -> SpanIds:
+        """Of a request with this header."""
+        given = traceparent.strip()
         trace_id = w3c_trace_id(given)
         parent_id = parent = None
         if trace_id is None:

@@ -8,15 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.asked import Asked
 from router.core.facts import JSON_ROUTES, BadBody, RequestFacts, read_facts
 from router.core.prefix import block_hashes
 
 JSON = "application/json"
+AS_JSON = Asked({"content-type": JSON})
 CHAT = "/v1/chat/completions"
 
 
 def facts_of(route: str, body: object, headers: dict[str, str] | None = None) -> RequestFacts:
-    return read_facts(route, json.dumps(body).encode(), JSON, headers or {})
+    asked = Asked({"content-type": JSON, **(headers or {})})
+    return read_facts(route, json.dumps(body).encode(), asked)
 
 
 def said(*texts: str) -> dict[str, object]:
@@ -102,8 +105,8 @@ def test_models_share_no_prefix():
 
 
 def test_token_ids_written_with_or_without_spaces_are_the_same_prompt():
-    dense = read_facts("/generate", b'{"input_ids":[[1,2],[3]]}', JSON, {})
-    airy = read_facts("/generate", b'{"input_ids": [ [1, 2],\n [3] ]}', JSON, {})
+    dense = read_facts("/generate", b'{"input_ids":[[1,2],[3]]}', AS_JSON)
+    airy = read_facts("/generate", b'{"input_ids": [ [1, 2],\n [3] ]}', AS_JSON)
     assert dense.blocks == airy.blocks
     assert dense.input_tokens == airy.input_tokens == 3
 
@@ -170,14 +173,14 @@ def test_a_model_that_is_no_name_is_no_fact(model):
 )
 def test_a_body_that_is_no_json_object_is_refused_where_json_is_due(body):
     with pytest.raises(BadBody):
-        read_facts(CHAT, body, JSON, {})
+        read_facts(CHAT, body, AS_JSON)
     with pytest.raises(BadBody):
-        read_facts(CHAT, body, "", {})
+        read_facts(CHAT, body, Asked({}))
 
 
 def test_nesting_without_end_is_refused():
     with pytest.raises(BadBody, match="nested"):
-        read_facts(CHAT, b'{"messages":' + b"[" * 200_000, JSON, {})
+        read_facts(CHAT, b'{"messages":' + b"[" * 200_000, AS_JSON)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +194,15 @@ def test_nesting_without_end_is_refused():
     ],
 )
 def test_a_body_that_does_not_claim_to_be_json_is_left_to_the_worker(content_type, headers):
-    facts = read_facts(CHAT, b"\x1f\x8b not json", content_type, headers)
+    facts = read_facts(CHAT, b"\x1f\x8b not json", Asked({"content-type": content_type} | headers))
     assert (facts.model, facts.blocks) == (None, [])
 
 
 def test_json_that_curl_sends_as_a_form_is_read_all_the_same():
     body = json.dumps({"text": "hello", "stream": True}).encode()
-    facts = read_facts("/generate", body, "application/x-www-form-urlencoded", {})
+    facts = read_facts(
+        "/generate", body, Asked({"content-type": "application/x-www-form-urlencoded"})
+    )
     assert facts.stream
     assert facts.text_bytes == 5
 
@@ -205,7 +210,7 @@ def test_json_that_curl_sends_as_a_form_is_read_all_the_same():
 def test_an_unknown_path_gives_its_model_and_is_never_refused():
     assert facts_of("/v1/something", {"model": "m", "text": "t"}).model == "m"
     assert facts_of("/v1/something", {"model": "m", "text": "t"}).blocks == []
-    assert read_facts("/v1/something", b"{", JSON, {}).model is None
+    assert read_facts("/v1/something", b"{", AS_JSON).model is None
 
 
 @pytest.mark.parametrize(
@@ -220,7 +225,7 @@ def test_an_unknown_path_gives_its_model_and_is_never_refused():
     ],
 )
 def test_what_only_strict_parsers_refuse_is_left_to_the_worker(body):
-    facts = read_facts(CHAT, body, JSON, {})
+    facts = read_facts(CHAT, body, AS_JSON)
     assert facts.model == "m"
     assert facts.text_bytes > 0
 
@@ -246,7 +251,7 @@ def test_a_field_of_any_type_costs_facts_but_never_the_request(route, body):
 @given(st.sampled_from([CHAT, "/x"]), st.binary(max_size=200), st.sampled_from([JSON, "", "a/b"]))
 def test_any_bytes_are_read_or_refused(route, body, content_type):
     try:
-        read_facts(route, body, content_type, {})
+        read_facts(route, body, Asked({"content-type": content_type}))
     except BadBody:
         refused = True
     else:

@@ -14,6 +14,9 @@ from router.api.request import Header, Request, by_name
 from router.core.known_length import MOST_BYTES, MOST_DIGITS
 
 ANY = 1 << 20  # bytes: no limit
+ASKED = (
+    "form json readable routing_key session_id target_worker trace_label traceparent trailers"
+).split()
 HEAD = b"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: %b\r\nAccept: */*\r\n\r\n"
 
 
@@ -33,6 +36,7 @@ class Seen(NamedTuple):
     keep_alive: bool
     whole: bool
     body: bytes
+    asked: list[object]
 
 
 def seen(request: Request) -> Seen:
@@ -45,6 +49,7 @@ def seen(request: Request) -> Seen:
         request.keep_alive,
         request.whole,
         b"".join(request._pieces),
+        [getattr(request.asked, name) for name in ASKED],
     )
 
 
@@ -169,11 +174,12 @@ def test_a_head_over_the_limit_is_not_kept() -> None:
     assert known(message(b""), size - 1) is None
 
 
-def test_what_was_written_for_a_worker_is_kept_with_the_head():
+def test_what_it_asks_and_what_was_written_for_a_worker_is_kept_with_the_head():
     parsed = Parsed(message(b"{}")).requests[0]
     head = known_head(parsed, message(b"{}"), ANY)
     again = None if head is None else head.again(Client(), message(b"[1]"))
-    assert again is not None and again.written is parsed.written
+    assert again is not None
+    assert again.written is parsed.written and again.asked is parsed.asked
 
 
 def test_connections_share_what_their_clients_say_alike_but_no_secrets() -> None:
