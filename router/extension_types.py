@@ -5,8 +5,10 @@ methods assign to `self`; its methods, and the functions beside it, are called d
 can do so. Everything is read from the sources and their annotations: what is annotated with such a
 class (`worker: Worker`, `self._permit: Permit | None`), in whichever module it is written, is
 found in its place instead of by its name. A field that begins as a `{...}` or a `[...]` is an exact dict
-or list, whose methods are called directly. All annotations but those of classes are taken away, since
-Cython means other things by `int` and `dict` than Python does.
+or list, whose methods are called directly. All other annotations are taken away, since Cython means other
+things by `int` and `dict` than Python does, but for those of functions that only compute with floats:
+they take and return C doubles. Elsewhere floats are handed on and kept, and a double would be made an
+object again at each step.
 
 No line moves, so that tracebacks stay true.
 """
@@ -31,7 +33,8 @@ CLOSURES: Final = (
 class Module:
     """One source, and what it knows by name of all sources, name -> the module it is from.
 
-    `types` are classes, `functions` those that are called directly.
+    `types` are classes, `functions` those that are called directly, `doubles` the annotations of those
+    that only compute with floats.
     """
 
     name: str
@@ -39,9 +42,16 @@ class Module:
     tree: ast.Module = field(init=False)
     types: dict[str, str] = field(default_factory=dict)
     functions: dict[str, str] = field(default_factory=dict)
+    doubles: set[ast.expr | None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.tree = ast.parse(self.source)
+        self.doubles = {
+            annotation
+            for function in directly_called(self.tree.body)
+            if only_computes(function)
+            for annotation in hints(function)
+        }
 
     def classes(self) -> Iterator[ast.ClassDef]:
         """Those that become extension types."""
@@ -55,7 +65,10 @@ class Module:
                 yield found
 
     def type_of(self, annotation: ast.expr | None) -> str:
-        """The extension type that an annotation names, alone or beside None; else `object`."""
+        """The extension type that an annotation names, alone or beside None, or C's double; else
+        `object`."""
+        if annotation in self.doubles:
+            return "double"
         match annotation:
             case ast.Name(id=name) if name in self.types:
                 return name
@@ -177,6 +190,21 @@ def directly_called(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
             or any(isinstance(n, CLOSURES) for part in found.body for n in ast.walk(part))
         ):
             yield found
+
+
+def hints(function: ast.FunctionDef) -> list[ast.expr | None]:
+    return [function.returns, *(a.annotation for a in function.args.args)]
+
+
+def only_computes(function: ast.FunctionDef) -> bool:
+    """Whether it takes and returns floats, and knows nothing but these by name. An int given as one of
+    them comes out as a float."""
+    given = {a.arg for a in function.args.args}
+    names = (n.id for part in function.body for n in ast.walk(part) if isinstance(n, ast.Name))
+    return given.issuperset(names) and all(
+        isinstance(annotation, ast.Name) and annotation.id == "float"
+        for annotation in hints(function)
+    )
 
 
 def _signature(module: Module, function: ast.FunctionDef) -> str:

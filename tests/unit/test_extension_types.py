@@ -136,6 +136,30 @@ def test_what_has_no_closure_and_takes_arguments_by_their_places_is_called_direc
     ]
 
 
+def test_what_only_computes_with_floats_takes_and_returns_c_doubles_and_nothing_else_does():
+    source = (
+        "def half(whole: float, part: float = 0.5) -> float: return whole * part\n"
+        "def scaled(whole: float) -> float: return whole * SCALE\n"
+        "def whole(part: float) -> int: return part // 1\n"
+        "def times(whole: float, often: int) -> float: return whole * often\n"
+        "def bare(whole) -> float: return whole * 2.0\n"
+        "class Rate:\n"
+        "    def __init__(self) -> None: self.rate = 1.0\n"
+        "    def of(self, whole: float) -> float: return whole * 2.0\n"
+    )
+    given, declared = typed({"m": source})["m"]
+    assert [line.strip() for line in declared.splitlines() if "cpdef" in line] == [
+        "cpdef double half(double whole, double part=*)",
+        "cpdef object scaled(object whole)",
+        "cpdef object whole(object part)",
+        "cpdef object times(object whole, object often)",
+        "cpdef object bare(object whole)",
+        "cpdef object of(self, object whole)",
+    ]
+    assert given.splitlines()[0] == source.splitlines()[0]
+    assert "float" not in "".join(given.splitlines()[1:])
+
+
 def test_a_function_of_another_module_is_called_directly_where_it_is_imported():
     user = "from m import plain, by_name, plain as renamed"
     made = typed({"m": CALLED, "user": user})
