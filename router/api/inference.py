@@ -395,8 +395,9 @@ class Run:
         if exchange is not None and exchange.head is not None:
             http_status = exchange.head.status
             answer = self.answer_facts(exchange)
-            # An error's first byte is no first token.
-            record.answered(answer, exchange.first_byte_at if http_status < 400 else None)
+            if exchange.scanner.stream:
+                trace.stream = True  # whatever we made of what was asked: pydantic takes 1 for true
+            record.answered(answer, exchange.first_token_at)
             if answer.cached_tokens is not None:
                 leg = self.computing()
                 shared.caches.reported(

@@ -142,7 +142,7 @@ class RequestRecord:
         self.live.engine_request_id = engine_request_id
         self._put(self.live)
 
-    def answered(self, answer: AnswerFacts, first_byte_at: float | None) -> None:
+    def answered(self, answer: AnswerFacts, first_token_at: float | None) -> None:
         """What the worker's bytes said, as far as they came."""
         live = self.live
         live.input_tokens = answer.input_tokens
@@ -151,8 +151,8 @@ class RequestRecord:
         live.engine = answer.engine
         if answer.engine_request_id is not None:
             live.engine_request_id = answer.engine_request_id
-        if live.stream and first_byte_at is not None:
-            live.ttft_seconds = rounded(first_byte_at - self.arrived)
+        if live.stream and first_token_at is not None:
+            live.ttft_seconds = rounded(first_token_at - self.arrived)
         if answer.cached_tokens is not None and answer.input_tokens:
             rate = min(1.0, answer.cached_tokens / answer.input_tokens)
             live.cache_hit_rate = rounded_share(rate)

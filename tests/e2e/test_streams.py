@@ -151,3 +151,13 @@ async def test_small_events_are_not_held_back_until_the_last_one_was_acknowledge
         answer = await client.read_response()
     chunks = answer.raw.count(b"\r\n8\r\n")
     assert chunks > 20  # not glued together, as what waits for an acknowledgement is
+
+
+async def test_a_stream_is_one_by_its_answer_where_the_request_does_not_say_true(shared: Fleet):
+    """pydantic, so SGLang and vLLM, take 1 for true."""
+    content = body().replace(b'"stream":false', b'"stream":1')
+    answer = await post(shared.router, "/generate", content, request_id="one")
+    assert b"data: [DONE]" in answer.body
+    trace = await shared.ended("one")
+    assert trace["stream"] is True
+    assert msgspec.convert(trace["ttft_seconds"], float) > 0

@@ -147,6 +147,15 @@ async def test_what_one_read_brought_goes_to_the_client_before_the_next_is_read(
     assert bench.connection.reusable()
 
 
+async def test_the_first_token_is_the_first_event_not_a_comment_before_it():
+    bench = Bench()
+    bench.begin()
+    bench.worker_says(HEAD + chunk(b": ping\n\n"))
+    bench.now += 15
+    bench.worker_says(chunk(EVENT))
+    assert bench.exchange.first_token_at == 115.0
+
+
 async def test_an_http_10_client_gets_the_body_without_chunks():
     bench = Bench(http11=False)
     bench.begin()
