@@ -125,7 +125,8 @@ class Dispatcher:
         key = uuid7(arrived_us, self._random_bits)
         headers, method = request.headers, request.method
         request_id, replaced = self._identify(headers, key)
-        own = b"X-Request-Id: " + request_id.encode() + b"\r\n"
+        id_line = b"X-Request-Id: " + request_id.encode()
+        own = id_line + b"\r\n"
         if replaced is not None:
             own += b"X-Request-Id-Replaced: 1\r\n"
         if self._cors is not None:
@@ -152,6 +153,7 @@ class Dispatcher:
             w3c_trace_id(asked.traceparent) if ids is None else ids.trace_id,
             asked.trace_label,
             ids,
+            id_line,
             own,
             arrived,
             arrived_us,

@@ -11,9 +11,10 @@ class Incoming:
     """See the module. `key` is the router's own name for the request, and its `rid` where it gives one.
 
     `target` is path and query, as sent. `label` is the route's name in metrics, `trace_label` the client's
-    words; `generates` says that repeating it is harmless. `answer_headers` are our own header lines for
-    every answer to this request; `span_ids` are there where OpenTelemetry is told. `arrived` in monotonic
-    seconds, `arrived_us` the same since the epoch.
+    words; `generates` says that repeating it is harmless. `id_line` is our header with the request's id,
+    for the worker; `answer_headers` are our own header lines for every answer to this request, with it.
+    `span_ids` are there where OpenTelemetry is told. `arrived` in monotonic seconds, `arrived_us` the same
+    since the epoch.
     """
 
     __slots__ = (
@@ -22,6 +23,7 @@ class Incoming:
         "arrived_us",
         "client",
         "generates",
+        "id_line",
         "key",
         "label",
         "path",
@@ -46,6 +48,7 @@ class Incoming:
         trace_id: str | None,
         trace_label: str | None,
         span_ids: SpanIds | None,
+        id_line: bytes,
         answer_headers: bytes,
         arrived: float,
         arrived_us: int,
@@ -61,6 +64,7 @@ class Incoming:
         self.trace_id = trace_id
         self.trace_label = trace_label
         self.span_ids = span_ids
+        self.id_line = id_line
         self.answer_headers = answer_headers
         self.arrived = arrived
         self.arrived_us = arrived_us

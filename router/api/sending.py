@@ -37,7 +37,7 @@ async def carry(
             incoming.target,
             headers_for(worker, incoming, record),
             worker,
-            incoming.request_id,
+            incoming.id_line,
             len(body) if request.has_body else None,
             request.written if incoming.span_ids is None else {},
         )

@@ -130,15 +130,15 @@ class HeaderRules:
         target: str,
         raw_headers: RawHeaders,
         worker: Worker,
-        request_id: str,
+        id_line: bytes,
         content_length: int | None,
         written: dict[bool, bytes],
     ) -> bytes:
         """The head of a request to `worker`, with its empty line.
 
-        `content_length` is None for a request without a body. What `raw_headers` become is put into
-        `written` and taken from there again, for heads that only differ in their length. Raises
-        BadRequest for what could be read as more than one head.
+        `id_line` is our header with the request's id. `content_length` is None for a request without a
+        body. What `raw_headers` become is put into `written` and taken from there again, for heads that
+        only differ in their length. Raises BadRequest for what could be read as more than one head.
         """
         first = self._request_lines.get((method, target))
         if first is None:
@@ -147,8 +147,7 @@ class HeaderRules:
         theirs = written.get(authorized)
         if theirs is None:
             theirs = written[authorized] = self._theirs(raw_headers, authorized)
-        own = _asked(b"X-Request-Id: " + request_id.encode())
-        lines = [first, *worker.head_lines, own + theirs]
+        lines = [first, *worker.head_lines, _asked(id_line) + theirs]
         if content_length is not None:
             lines.append(b"Content-Length: " + str(content_length).encode())
         lines += END

@@ -33,7 +33,7 @@ def sent(
         target,
         raw,
         worker=worker,
-        request_id=request_id,
+        id_line=b"X-Request-Id: " + request_id.encode(),
         content_length=content_length,
         written={} if written is None else written,
     )
