@@ -24,7 +24,7 @@ from tracking.client.asking import askable
 from tracking.export import FORMATS
 from tracking.query import FILTERS, PARAMETERS
 
-OK, FAILED, MISUSED = 0, 1, 2
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 URL_VARIABLE: Final = f"{ENV_PREFIX}URL"
 KEY_VARIABLES: Final = tuple(
     f"{ENV_PREFIX}{name}{twin}" for name in ("API_KEY", "ADMIN_API_KEY") for twin in ("", "_FILE")
@@ -53,6 +53,9 @@ def traces_command(arguments: Sequence[str], own_url: str) -> int:
     except ClientError as error:
         _say(str(error))
         return FAILED
+    except KeyboardInterrupt:
+        _write_no_more()
+        return INTERRUPTED
     except BrokenPipeError:
         _write_no_more()  # whoever read us has seen enough
         return OK

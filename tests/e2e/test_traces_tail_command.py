@@ -80,3 +80,23 @@ async def test_a_full_disk_is_told_in_a_line(shared: Fleet, words: tuple[str, ..
     _, said = await asyncio.wait_for(started.communicate(), PATIENCE_SECONDS)
     assert started.returncode == 1
     assert said.decode() == "trace-router: cannot write: No space left on device\n"
+
+
+async def test_ctrl_c_ends_a_command_that_waits_without_a_traceback():
+    asked = asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(never_answer, "127.0.0.1", 0) as router:
+        url = f"http://127.0.0.1:{router.sockets[0].getsockname()[1]}"
+        started = await asyncio.create_subprocess_exec(
+            *COMMAND, "traces", "list", "--url", url, stdout=PIPE, stderr=PIPE
+        )
+        await asyncio.wait_for(asked.wait(), PATIENCE_SECONDS)
+        started.send_signal(signal.SIGINT)
+        _, said = await asyncio.wait_for(started.communicate(), PATIENCE_SECONDS)
+    assert (started.returncode, said) == (130, b"")
