@@ -4,11 +4,12 @@ A class that inherits from nothing becomes an extension type. Its fields are its
 methods assign to `self`; its methods, and the functions beside it, are called directly where Cython
 can do so. Everything is read from the sources and their annotations: what is annotated with such a
 class (`worker: Worker`, `self._permit: Permit | None`), in whichever module it is written, is
-found in its place instead of by its name. A field that begins as a `{...}` or a `[...]` is an exact dict
-or list, whose methods are called directly. All other annotations are taken away, since Cython means other
-things by `int` and `dict` than Python does, but for those of functions that only compute with floats:
-they take and return C doubles. Elsewhere floats are handed on and kept, and a double would be made an
-object again at each step.
+found in its place instead of by its name. An interface, a class whose `__slots__` are `()`, is such a
+class, too, and those that name it as their base keep it. A field that begins as a `{...}` or a `[...]` is
+an exact dict or list, whose methods are called directly. All other annotations are taken away, since
+Cython means other things by `int` and `dict` than Python does, but for those of functions that only compute
+with floats: they take and return C doubles. Elsewhere floats are handed on and kept, and a double would be
+made an object again at each step.
 
 No line moves, so that tracebacks stay true.
 """
@@ -34,7 +35,7 @@ class Module:
     """One source, and what it knows by name of all sources, name -> the module it is from.
 
     `types` are classes, `functions` those that are called directly, `doubles` the annotations of those
-    that only compute with floats.
+    that only compute with floats, `interfaces` classes without fields.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Module:
     types: dict[str, str] = field(default_factory=dict)
     functions: dict[str, str] = field(default_factory=dict)
     doubles: set[ast.expr | None] = field(init=False)
+    interfaces: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.tree = ast.parse(self.source)
@@ -59,10 +61,18 @@ class Module:
             if (
                 isinstance(found, ast.ClassDef)
                 and not (found.decorator_list or found.keywords)
-                and all(ast.unparse(base).startswith(LOOSE_BASES) for base in found.bases)
-                and field_names(found)
+                and all(ast.unparse(base).startswith(LOOSE_BASES) for base in self._left(found))
+                and (field_names(found) or found.name in self.interfaces)
             ):
                 yield found
+
+    def base(self, cls: ast.ClassDef) -> str:
+        """The interface it has, in brackets; empty without."""
+        left = self._left(cls)
+        return "".join(f"({ast.unparse(base)})" for base in cls.bases if base not in left)
+
+    def _left(self, cls: ast.ClassDef) -> list[ast.expr]:
+        return [b for b in cls.bases if not (isinstance(b, ast.Name) and b.id in self.interfaces)]
 
     def type_of(self, annotation: ast.expr | None) -> str:
         """The extension type that an annotation names, alone or beside None, or C's double; else
@@ -82,6 +92,9 @@ class Module:
 def typed(sources: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """For each module, by its full name, the source for Cython and the declarations beside it."""
     modules = {name: Module(name, source) for name, source in sources.items()}
+    interfaces = {name: interface_names(module.tree) for name, module in modules.items()}
+    for module in modules.values():
+        module.interfaces = interfaces[module.name] | imported(module.tree, interfaces)
     for module in modules.values():
         module.types = {found.name: module.name for found in module.classes()}
         module.functions = {found.name: module.name for found in directly_called(module.tree.body)}
@@ -96,6 +109,28 @@ def typed(sources: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     return {name: (_source(module), _declared(module)) for name, module in modules.items()}
 
 
+def interface_names(tree: ast.Module) -> set[str]:
+    """Classes without bases and fields, which say so."""
+    return {
+        found.name
+        for found in tree.body
+        if isinstance(found, ast.ClassDef)
+        and not (found.bases or found.keywords or found.decorator_list)
+        and any(ast.unparse(part) == "__slots__ = ()" for part in found.body)
+    }
+
+
+def imported(tree: ast.Module, of: Mapping[str, set[str]]) -> set[str]:
+    """Which of the names that modules have it imports."""
+    return {
+        alias.name
+        for found in tree.body
+        if isinstance(found, ast.ImportFrom) and found.module is not None
+        for alias in found.names
+        if alias.asname is None and alias.name in of.get(found.module, ())
+    }
+
+
 # -- declarations --------------------------------------------------------------------------
 
 
@@ -106,9 +141,11 @@ def _declared(module: Module) -> str:
         for name, origin in sorted(known.items())
         if origin != module.name
     ]
+    # What is written first may name what is written last.
+    lines += [f"cdef class {cls.name}{module.base(cls)}" for cls in module.classes()]
     lines += [_signature(module, found) for found in directly_called(module.tree.body)]
     for cls in module.classes():
-        lines.append(f"cdef class {cls.name}:")
+        lines.append(f"cdef class {cls.name}{module.base(cls)}:")
         kinds = _field_types(module, cls)
         lines += [
             f"    cdef public {kinds.get(name, 'object')} {name}" for name in field_names(cls)
@@ -230,7 +267,7 @@ def _source(module: Module) -> str:
             _replace(lines, annotation, b"object")
     for cls in module.classes():
         if cls.bases:
-            lines[cls.lineno - 1] = f"class {cls.name}:".encode()
+            lines[cls.lineno - 1] = f"class {cls.name}{module.base(cls)}:".encode()
         for part in cls.body:
             slots = isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "__slots__"
             bare = isinstance(part, ast.AnnAssign) and part.value is None

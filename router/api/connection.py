@@ -21,7 +21,7 @@ from aiohttp import web
 from router.api.guard import CLOSE, ConnectionLimits, has_left, raw_error, say_goodbye
 from router.api.guest import Guest, GuestTransport
 from router.api.known_head import KnownHead, known_head
-from router.api.relay import Exchange
+from router.api.relay import ClientStream, Exchange
 from router.api.request import Header, Request, by_name
 from router.core.known_length import MOST_DIGITS
 from router.outbox import Outbox
@@ -58,7 +58,7 @@ class Host(Protocol):
         ...
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol, ClientStream):
     """See the module. A `ClientStream` for the exchange attached to it."""
 
     __slots__ = (
@@ -415,7 +415,6 @@ class ClientConnection(asyncio.Protocol):
         self._task = None
         self._answered(stay)
 
-    @property
     def writing_paused(self) -> bool:
         return self._behind
 

@@ -85,7 +85,7 @@ class MergingExchange(HeldExchange):
         if self.done.done() or not self.begun:
             return
         self._go_on()
-        if self._paused and not self._client.writing_paused:
+        if self._paused and not self._client.writing_paused():
             self.resume()
 
     def _go_on(self) -> None:

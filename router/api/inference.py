@@ -21,7 +21,7 @@ from router.api.incoming import Incoming
 from router.api.leg import Leg
 from router.api.record import RequestRecord
 from router.api.refusal import refuse
-from router.api.relay import ClientFacts, Exchange
+from router.api.relay import ClientFacts, Exchange, Owner
 from router.api.sending import carry
 from router.core.answer_head import AnswerHead, Framing
 from router.core.answers import AnswerFacts
@@ -57,7 +57,7 @@ log = logging.getLogger("router.requests")
 E = TypeVar("E", bound=Exchange)
 
 
-class Run:
+class Run(Owner):
     """One request while it runs: what it holds and must give back. Its exchanges tell it how they go."""
 
     def __init__(self, shared: Forwarding, incoming: Incoming) -> None:
@@ -106,7 +106,7 @@ class Run:
                 if error is not None:
                     stay = self.break_off(exchange)
                 else:
-                    if incoming.client.writing_paused:
+                    if incoming.client.writing_paused():
                         # An answer counts as delivered when a client that fell behind has taken it.
                         await incoming.client.drained()
                     stay = self.client_facts.keep_alive and not exchange.until_close()
@@ -144,7 +144,11 @@ class Run:
         if self.shared.stopping:
             return RouterStopped(STOPPED)
         exchange = self.exchange
-        if exchange is not None and exchange.said_done and not self.incoming.client.writing_paused:
+        if (
+            exchange is not None
+            and exchange.said_done
+            and not self.incoming.client.writing_paused()
+        ):
             return None
         return ClientGone("the client left")
 
@@ -305,7 +309,7 @@ class Run:
         assert leg is not None
         leg.answered(head.status)
         if head.status >= 400:
-            value = next((v for n, v in head.headers if n.lower() == b"retry-after"), None)
+            value = head.first(b"retry-after")
             asked = parse_retry_after(
                 value.decode("latin-1") if value is not None else None,
                 self.shared.clock.unix_us() / 1e6,

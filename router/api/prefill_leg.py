@@ -8,7 +8,7 @@ from typing import Final
 from router.api.held import HeldExchange, MergingExchange
 from router.api.inference import Run
 from router.api.leg import Leg
-from router.api.relay import ClientFacts, Exchange
+from router.api.relay import ClientFacts, ClientStream, Exchange, Owner
 from router.core.answer_head import AnswerHead, Framing
 from router.core.disaggregation import is_transfer_trouble
 from router.core.logprobs import InputLogprobs
@@ -32,15 +32,16 @@ NOBODY: Final = ClientFacts(
 )
 
 
-class Kept:
+class Kept(ClientStream):
     """Reads a prefill worker's answer in the client's place; `write` gets the body as it came."""
-
-    writing_paused = False
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._pieces: list[bytes] = []
         self._size = 0
+
+    def writing_paused(self) -> bool:
+        return False
 
     def write(self, data: bytes) -> None:
         self._size += len(data)
@@ -60,7 +61,7 @@ class Kept:
         return b"".join(self._pieces) if self._size <= self._limit else b""
 
 
-class PrefillLeg:
+class PrefillLeg(Owner):
     """One attempt's prefill, and how it went. `keep` the answer whole.
 
     `error` is set once it has failed by itself.
@@ -95,7 +96,7 @@ class PrefillLeg:
 
     def head_received(self, head: AnswerHead, framing: Framing, now: float) -> bytes:
         self.leg.answered(head.status)
-        after = next((v for n, v in head.headers if n.lower() == b"retry-after"), None)
+        after = head.first(b"retry-after")
         self._retry_after = None if after is None else after.decode("latin-1")
         return b""
 

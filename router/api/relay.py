@@ -16,7 +16,7 @@ import logging
 from asyncio import Future, get_running_loop
 from collections.abc import Callable
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -33,7 +33,7 @@ from router.errors import (
     error_body,
 )
 from router.metrics.histogram import Histogram
-from router.upstream.connection import LARGE_BYTES, UpstreamConnection
+from router.upstream.connection import LARGE_BYTES, AnswerReceiver, UpstreamConnection
 
 log = logging.getLogger("router.relay")
 
@@ -41,35 +41,43 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 CHUNK_HEADS: Final = tuple(b"%x\r\n" % size for size in range(1024))  # of those that are short
 
 
-class ClientStream(Protocol):
+class ClientStream:
     """What forwarding needs of the client's connection, whichever server it belongs to."""
 
-    @property
-    def writing_paused(self) -> bool: ...
+    __slots__ = ()
 
-    def write(self, data: bytes) -> None: ...
+    def writing_paused(self) -> bool:
+        """The client does not keep up."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        raise NotImplementedError
 
     def writelines(self, parts: list[bytes]) -> None:
         """In one system call. The caller may change the list afterwards."""
-        ...
+        raise NotImplementedError
 
     def attach(self, exchange: Exchange | None) -> None:
         """From now on `exchange` hears when the client keeps up or does not."""
-        ...
+        raise NotImplementedError
 
 
-class Owner(Protocol):
+class Owner:
     """Whom an exchange tells how it goes. Times are in monotonic seconds."""
+
+    __slots__ = ()
 
     def head_received(self, head: AnswerHead, framing: Framing, now: float) -> bytes | None:
         """The client's head, or None to refuse the answer."""
-        ...
+        raise NotImplementedError
 
-    def body_began(self) -> None: ...
+    def body_began(self) -> None:
+        """The worker has gone through the input."""
+        raise NotImplementedError
 
     def known_as(self, engine_request_id: str) -> None:
         """Told once, soon after the engine has said it."""
-        ...
+        raise NotImplementedError
 
 
 class ClientFacts:
@@ -109,7 +117,7 @@ def framing(client: ClientFacts, head: AnswerHead) -> Framing:
     return IN_CHUNKS if client.http11 else UNTIL_CLOSE
 
 
-class Exchange:
+class Exchange(AnswerReceiver):
     """See the module. `gaps` are the times between the events of a stream."""
 
     __slots__ = (
@@ -185,18 +193,15 @@ class Exchange:
         self.worker_name = connection.name
         self._client.attach(self)
         connection.send(head, body, self, self._facts.head_request)
-        if self._client.writing_paused:
+        if self._client.writing_paused():
             self.pause()
 
     # -- the worker's side (AnswerReceiver) ------------------------------------------------
 
     def interim_received(self, head: AnswerHead) -> None:
         """RFC 9110, 15.2: pass on what we did not ask for; 100 answers our own server's Expect."""
-        if (
-            self._facts.http11
-            and head.status != 100
-            and not any(b"\n" in v for _, v in head.headers)
-        ):
+        folded = [v for _, v in head.headers if b"\n" in v]
+        if self._facts.http11 and head.status != 100 and not folded:
             lines = [b"HTTP/1.1 %d %s" % (head.status, head.reason)]
             lines += [n + b": " + v for n, v in head.headers if n.lower() == b"link"]
             self._client.write(b"\r\n".join(lines) + b"\r\n\r\n")

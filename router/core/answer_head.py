@@ -40,6 +40,13 @@ class AnswerHead:
         self.content_encoding = content_encoding
         self.passed: tuple[bytes, bytes] | None = None
 
+    def first(self, name: bytes) -> bytes | None:
+        """The value of the first field of this name, which is in lower case."""
+        for given, value in self.headers:
+            if given.lower() == name:
+                return value
+        return None
+
 
 class Framing:
     """How the body reaches the client, decided from both heads: in chunks, until close, or neither

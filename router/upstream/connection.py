@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
@@ -32,21 +32,25 @@ RECEIVE_BYTES = 96 * 1024
 LARGE_BYTES = 16 * 1024  # joining what is shorter costs less than telling the kernel of each part
 
 
-class AnswerReceiver(Protocol):
+class AnswerReceiver:
     """Who a connection reports to while an exchange runs. No method may raise."""
 
-    def interim_received(self, head: AnswerHead) -> None: ...
+    __slots__ = ()
+
+    def interim_received(self, head: AnswerHead) -> None:
+        raise NotImplementedError
 
     def head_received(self, head: AnswerHead) -> None:
         """The rest of what the same read brought follows in `received`."""
-        ...
+        raise NotImplementedError
 
     def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
         """What one read of the socket brought of an answer's body. With trailers, be it none of
         them, the answer is whole."""
-        ...
+        raise NotImplementedError
 
-    def answer_broken(self, error: UpstreamError) -> None: ...
+    def answer_broken(self, error: UpstreamError) -> None:
+        raise NotImplementedError
 
 
 class UpstreamConnection(asyncio.Protocol):

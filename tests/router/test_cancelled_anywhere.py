@@ -140,8 +140,7 @@ async def test_while_a_client_that_fell_behind_takes_the_rest(
         await asyncio.get_running_loop().create_future()
 
     # The worker's answer is over, and a part of it has not left us.
-    behind = property(lambda client: client._exchange is None)
-    monkeypatch.setattr(ClientConnection, "writing_paused", behind)
+    monkeypatch.setattr(ClientConnection, "writing_paused", lambda client: client._exchange is None)
     monkeypatch.setattr(ClientConnection, "drained", never)
     async with running(worker.url) as app:
         await leaves_while_waiting(app, body(), lambda: taking)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router.api.relay import ClientFacts, Exchange, Limits
+from router.api.relay import ClientFacts, ClientStream, Exchange, Limits, Owner
 from router.core.answer_head import AnswerHead, Framing
 from router.core.usage import ResponseScanner
 from router.errors import (
@@ -26,14 +26,17 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 OUR_HEAD = b"<head>"
 
 
-class Client:
+class Client(ClientStream):
     """What the client was sent, and whether it keeps up."""
 
     def __init__(self) -> None:
         self.sent = b""
-        self.writing_paused = False
+        self.behind = False
         self.attached: Exchange | None = None
         self.on_write: Callable[[], None] = lambda: None
+
+    def writing_paused(self) -> bool:
+        return self.behind
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -77,7 +80,7 @@ class Wire(asyncio.Transport):
         return 0
 
 
-class Bench:
+class Bench(Owner):
     """An exchange, a clock, and the two ends."""
 
     def __init__(
@@ -199,7 +202,7 @@ async def test_a_client_that_does_not_keep_up_stops_the_reading_and_lets_it_go_o
 
 async def test_a_client_that_is_behind_from_the_start_stops_the_reading_at_once():
     bench = Bench()
-    bench.client.writing_paused = True
+    bench.client.behind = True
     bench.begin()
     assert not bench.wire.reading
 

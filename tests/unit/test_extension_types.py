@@ -70,6 +70,18 @@ class Worker:
 """
 
 
+INTERFACES = """
+class Heard:
+    __slots__ = ()
+    def said(self, text: str) -> None:
+        raise NotImplementedError
+
+class Structural(Protocol):
+    __slots__ = ()
+    def said(self, text: str) -> None: ...
+"""
+
+
 DISPLAYS = """
 class Kept:
     def __init__(self, given: dict[str, int]) -> None:
@@ -95,6 +107,7 @@ def fields_of_users() -> dict[str, str]:
 
 def test_a_class_that_inherits_nothing_gets_fields_for_its_slots_and_what_it_assigns_to_itself():
     assert declared(PLAIN) == [
+        "cdef class Plain",
         "cdef class Plain:",
         *(f"    cdef public object {n}" for n in ("first", "kept", "rest", "seen", "transport")),
     ]
@@ -111,7 +124,7 @@ def test_a_field_has_the_class_of_another_module_that_its_first_assignment_says(
 
 
 def test_a_field_that_begins_as_a_dict_or_a_list_is_one_and_no_other_is():
-    fields = (line.split()[2:] for line in declared(DISPLAYS)[1:])
+    fields = (line.split()[2:] for line in declared(DISPLAYS)[2:])
     assert {name: kind for kind, name in fields} == {
         "by_name": "dict",
         "squares": "dict",
@@ -164,6 +177,35 @@ def test_a_function_of_another_module_is_called_directly_where_it_is_imported():
     user = "from m import plain, by_name, plain as renamed"
     made = typed({"m": CALLED, "user": user})
     assert made["user"][1] == "from m cimport plain\n"
+
+
+def test_an_interface_stays_the_base_of_those_that_name_it_in_whichever_module():
+    user = """
+from m import Heard, Structural
+
+class Listener(asyncio.Protocol, Heard):
+    def __init__(self, other: Heard) -> None:
+        self.other = other
+    def said(self, text: str) -> None: ...
+
+class Other(Structural):
+    def __init__(self) -> None:
+        self.kept = 1
+"""
+    source, declarations = typed({"m": INTERFACES, "user": user})["user"]
+    assert declarations.splitlines() == [
+        "from m cimport Heard",
+        "cdef class Listener(Heard)",
+        "cdef class Listener(Heard):",
+        "    cdef public Heard other",
+        "    cpdef object said(self, object text)",
+    ]
+    assert "\nclass Listener(Heard):\n" in source
+    assert "\nclass Other(Structural):\n" in source
+    assert (
+        "cdef class Heard:\n    cpdef object said(self, object text)\n"
+        in typed({"m": INTERFACES})["m"][1]
+    )
 
 
 def test_its_base_and_its_slots_are_not_compiled():

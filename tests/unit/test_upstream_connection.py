@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.core.answer_head import AnswerHead
 from router.errors import StaleConnection, UpstreamError, WorkerCut
-from router.upstream.connection import UpstreamConnection
+from router.upstream.connection import AnswerReceiver, UpstreamConnection
 from tests.outboxes import at_once
 
 
@@ -48,7 +48,7 @@ class FakeTransport(asyncio.Transport):
         return self.unsent
 
 
-class Heard:
+class Heard(AnswerReceiver):
     """An AnswerReceiver that writes down what it hears."""
 
     def __init__(self, *, refuse: UpstreamConnection | None = None) -> None:
