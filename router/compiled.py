@@ -5,8 +5,9 @@
 
 Python alone is always enough; compiled, its part of a request is a third smaller. It takes the extra
 `compiled` and a C compiler. Nothing in the sources is written for it; what Cython is told of classes
-is read from them (`router/extension_types.py`). A class that became an extension type has methods that
-cannot be replaced: tests that do so are marked `interpreted`.
+and of names is read from them (`router/extension_types.py`, `router/extension_names.py`). Methods of a
+class that became an extension type, and what a module has by name, cannot be replaced: tests that do
+so are marked `interpreted`.
 
 Python prefers a compiled module to its source, so one that is older than its source would run
 yesterday's code: `how` refuses that, and is asked at each start.

@@ -21,6 +21,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from router.extension_names import literals, named
+
 # Bases that a class can do without: uvloop and asyncio ask for methods, and a type checker is done.
 LOOSE_BASES: Final = ("asyncio.Protocol", "Generic[")
 # Cython has none of these in what it calls directly.
@@ -35,7 +37,7 @@ class Module:
     """One source, and what it knows by name of all sources, name -> the module it is from.
 
     `types` are classes, `functions` those that are called directly, `doubles` the annotations of those
-    that only compute with floats, `interfaces` classes without fields.
+    that only compute with floats, `interfaces` classes without fields. `literals` are as written.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Module:
     functions: dict[str, str] = field(default_factory=dict)
     doubles: set[ast.expr | None] = field(init=False)
     interfaces: set[str] = field(default_factory=set)
+    literals: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tree = ast.parse(self.source)
@@ -98,15 +101,24 @@ def typed(sources: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     for module in modules.values():
         module.types = {found.name: module.name for found in module.classes()}
         module.functions = {found.name: module.name for found in directly_called(module.tree.body)}
-    own = {m.name: (set(m.types), set(m.functions)) for m in modules.values()}
+        module.literals = literals(module.tree)
+    own = {m.name: (set(m.types), set(m.functions), dict(m.literals)) for m in modules.values()}
     for module in modules.values():
         for found in module.tree.body:
             if isinstance(found, ast.ImportFrom) and found.module in own:
-                types, functions = own[found.module]
+                types, functions, written = own[found.module]
                 names = {alias.name for alias in found.names if alias.asname is None}
                 module.types |= dict.fromkeys(names & types, found.module)
                 module.functions |= dict.fromkeys(names & functions, found.module)
-    return {name: (_source(module), _declared(module)) for name, module in modules.items()}
+                module.literals |= {name: written[name] for name in names & written.keys()}
+    return {name: _written(module) for name, module in modules.items()}
+
+
+def _written(module: Module) -> tuple[str, str]:
+    known = module.types.keys() | module.functions.keys()
+    source, variables = named(_source(module), known, module.literals)
+    declared = "".join(f"cdef object {name}\n" for name in variables)
+    return source, _declared(module) + declared
 
 
 def interface_names(tree: ast.Module) -> set[str]:

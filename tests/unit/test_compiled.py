@@ -44,6 +44,8 @@ def test_a_compiled_module_counts_until_its_source_changes(source: Path, tmp_pat
 # Two modules of the list, in the order of their imports.
 NEAR, FAR = "router/clock.py", "router/fleet.py"
 NEAR_SOURCE = """
+LEAST = 64 * 1024
+
 class Near:
     def __init__(self, kept: int) -> None:
         self.kept = kept
@@ -52,7 +54,8 @@ class Near:
         return self.kept + by
 """
 FAR_SOURCE = """
-from router.clock import Near
+from math import inf
+from router.clock import LEAST, Near
 
 class Far:
     def __init__(self, near: Near | None) -> None:
@@ -63,6 +66,9 @@ class Far:
 
     def more(self) -> int:
         return self.near.more(1)
+
+    def limits(self) -> tuple[int, float]:
+        return LEAST + 1, inf
 """
 USE = """
 import router.clock, router.fleet
@@ -82,11 +88,14 @@ def refused(kept):
 print(router.fleet.__file__.endswith(".py"))
 print(Far(Near(1)).kept(), Far(Near(1)).more(), Far(Nearer(1)).more())
 print(refused(Far(None).kept), refused(Far(None).more))
+print(Far(None).limits(), router.fleet.LEAST, router.fleet.inf)
 """
 
 
 @pytest.mark.slow
-def test_compiled_or_not_none_has_no_fields_and_a_subclass_its_own_methods(tmp_path: Path):
+def test_compiled_or_not_none_has_no_fields_subclasses_have_methods_and_modules_names(
+    tmp_path: Path,
+):
     pytest.importorskip("Cython")
     for name, text in {NEAR: NEAR_SOURCE, FAR: FAR_SOURCE}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -100,4 +109,4 @@ def test_compiled_or_not_none_has_no_fields_and_a_subclass_its_own_methods(tmp_p
     assert build(tmp_path) == 2
     compiled, *after = said()
     assert (interpreted, compiled) == ("True", "False")
-    assert before == after == ["1 2 10", "refused refused"]
+    assert before == after == ["1 2 10", "refused refused", "(65537, inf) 65536 inf"]
