@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"router.processes"},
     {"router.compiled"},
     {"router.extension_types"},
+    {"router.extension_names"},
     {"router.traces_cli"},
     {"router.tables"},
     {"router.serving"},
