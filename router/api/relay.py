@@ -37,6 +37,7 @@ from router.upstream.connection import LARGE_BYTES, AnswerReceiver, UpstreamConn
 
 log = logging.getLogger("router.relay")
 
+EVENT_STREAM: Final = b"text/event-stream"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 CHUNK_HEADS: Final = tuple(b"%x\r\n" % size for size in range(1024))  # of those that are short
 
@@ -220,7 +221,8 @@ class Exchange(AnswerReceiver):
         self._framing = how
         self._unsent = answer
         if head.content_type:
-            self.scanner.stream = head.content_type.startswith(b"text/event-stream")
+            # `startswith` takes six times as long.
+            self.scanner.stream = head.content_type[: len(EVENT_STREAM)] == EVENT_STREAM
         self._readable = head.content_encoding in (b"", b"identity")
 
     def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
