@@ -85,9 +85,9 @@ class UpstreamConnection(asyncio.Protocol):
         "closed",
         "exchanges",
         "idle_since",
+        "name",
         "on_body",
         "transport",
-        "name",
     )
 
     def __init__(self, name: str, outbox: Outbox, known: KnownAnswers | None = None) -> None:

@@ -26,10 +26,10 @@ class ConnectionPool:
         "_idle",
         "_keepalive",
         "_known",
+        "_name",
         "_outbox",
         "_port",
         "_ssl",
-        "_name",
     )
 
     def __init__(
