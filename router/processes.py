@@ -37,6 +37,12 @@ QUICK_DEATH_SECONDS: Final = 5.0  # who lives no longer is not started again at 
 RESTART_PAUSE_SECONDS: Final = 1.0
 
 
+def path_flags() -> tuple[str, ...]:
+    """For a Python of ours to find the modules that this one found: `-m` alone would look in the working
+    directory first, which may have a `router` of its own."""
+    return () if {"", os.getcwd()}.intersection(sys.path) else ("-P",)
+
+
 class Order(msgspec.Struct, frozen=True):
     """What one process is to do. Sockets are file descriptors; `siblings` is a directory."""
 
@@ -184,6 +190,7 @@ class Supervisor:
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                *path_flags(),
                 *("-m", "router.replica"),
                 stdin=theirs.fileno(),
                 pass_fds=(*order.sockets, *order.metrics_sockets),

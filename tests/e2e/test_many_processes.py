@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.fleets import body, samples
-from tests.processes import Json, Processes, RouterProcess, SimWorker
+from tests.processes import ROOT, Json, Processes, RouterProcess, SimWorker
 from tests.raw_tcp import RawConnection
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -36,6 +36,18 @@ async def two(tmp_path: Path, *flags: str) -> AsyncIterator[RouterProcess]:
         yield await processes.start(RouterProcess([worker.url], "--processes=2", *flags))
 
 
+class ElsewhereRouter(RouterProcess):
+    """Started in a directory where it is not to look for modules."""
+
+    def __init__(self, directory: Path, worker_urls: Sequence[str], *flags: str) -> None:
+        super().__init__(worker_urls, *flags)
+        self._directory = directory
+
+    def command(self) -> Sequence[str]:
+        python, *arguments = super().command()
+        return ["env", f"--chdir={self._directory}", f"PYTHONPATH={ROOT}", python, "-P", *arguments]
+
+
 async def ask(router: RouterProcess, name: str) -> int:
     """The status of one request on a connection of its own."""
     async with await RawConnection.connect(router.port) as client:
@@ -52,6 +64,15 @@ async def listed(router: RouterProcess) -> list[Json]:
 async def all_completed(router: RouterProcess) -> bool:
     """The end of a request shows at the other process a moment later."""
     return {trace["status"] for trace in await listed(router)} == {"completed"}
+
+
+async def test_a_router_in_the_working_directory_is_not_taken_for_this_one(tmp_path: Path):
+    (tmp_path / "router.py").write_text("raise ImportError('not this one')\n")
+    async with Processes(tmp_path) as processes:
+        worker = await processes.start(SimWorker())
+        router = await processes.start(ElsewhereRouter(tmp_path, [worker.url], "--processes=2"))
+        assert len(children(router.pid)) == 2
+        assert await ask(router, "here") == 200
 
 
 async def test_both_serve_and_whoever_is_asked_answers_for_both(tmp_path: Path):
