@@ -102,6 +102,7 @@ class Supervisor:
     def __init__(self, config: Config, count: int) -> None:
         self._config = config
         self._count = count
+        self._path_flags = path_flags()  # once: the working directory may be deleted under us
         self._tasks = Tasks()
         self._running: dict[int, Process] = {}
         self._store: EmbeddedStore | None = None
@@ -190,7 +191,7 @@ class Supervisor:
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *path_flags(),
+                *self._path_flags,
                 *("-m", "router.replica"),
                 stdin=theirs.fileno(),
                 pass_fds=(*order.sockets, *order.metrics_sockets),
