@@ -146,7 +146,7 @@ class Run(Owner):
         exchange = self.exchange
         if (
             exchange is not None
-            and exchange.said_done
+            and exchange.said_done()
             and not self.incoming.client.writing_paused()
         ):
             return None
@@ -401,7 +401,7 @@ class Run(Owner):
             answer = self.answer_facts(exchange)
             if exchange.scanner.stream:
                 trace.stream = True  # whatever we made of what was asked: pydantic takes 1 for true
-            record.answered(answer, exchange.first_token_at)
+            record.answered(answer, exchange.first_token_at())
             if answer.cached_tokens is not None:
                 leg = self.computing()
                 shared.caches.reported(

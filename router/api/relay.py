@@ -345,7 +345,6 @@ class Exchange(AnswerReceiver):
         """True once a part of the answer has gone to the client: no second attempt after that."""
         return self.head is not None
 
-    @property
     def first_token_at(self) -> float | None:
         """When a stream's first event came: a comment before it only keeps the connection alive. The
         first byte where events cannot be told; None for an error, which has no token."""
@@ -353,7 +352,6 @@ class Exchange(AnswerReceiver):
             return None
         return self.scanner.first_event_at or self.first_byte_at
 
-    @property
     def said_done(self) -> bool:
         """True once the last event of a stream has gone to the client."""
         return self.relayed() and self.scanner.stream and self.facts().done_seen

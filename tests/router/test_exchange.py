@@ -156,7 +156,7 @@ async def test_the_first_token_is_the_first_event_not_a_comment_before_it():
     bench.worker_says(HEAD + chunk(b": ping\n\n"))
     bench.now += 15
     bench.worker_says(chunk(EVENT))
-    assert bench.exchange.first_token_at == 115.0
+    assert bench.exchange.first_token_at() == 115.0
 
 
 async def test_an_http_10_client_gets_the_body_without_chunks():
