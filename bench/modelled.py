@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 import uvloop
 
+from router.core.blocks import LANDMARK_BYTES
 from router.core.facts import RequestFacts
-from router.core.prefix import LANDMARK_BYTES
 from router.lab.model import ModelledWorker, WorkerModel
 from router.lab.traces import BLOCK_TOKENS, Job
 

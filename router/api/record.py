@@ -13,9 +13,9 @@ from router.api.incoming import Incoming
 from router.api.leg import Leg
 from router.clock import Clock
 from router.core.answers import AnswerFacts
+from router.core.blocks import landmarks
 from router.core.facts import RequestFacts
 from router.core.ids import identifier
-from router.core.prefix import landmarks
 from router.core.rounding import rounded, rounded_share
 from router.decision_csv import DecisionCsv
 from router.telemetry.spans import SpanIds

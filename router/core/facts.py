@@ -17,9 +17,9 @@ from typing import Final
 import msgspec
 
 from router.core.asked import Asked
+from router.core.blocks import block_hashes
 from router.core.ids import identifier, printable
 from router.core.model_names import form_model
-from router.core.prefix import block_hashes
 
 MODEL_CHARACTERS: Final = 256
 LARGEST_COUNT: Final = 2**31  # of tokens or sequences; more is not meant

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from router.caches import Caches
-from router.core.prefix import BOUNDARIES
+from router.core.blocks import BOUNDARIES
 from router.core.prefix_news import PrefixNews
 from router.core.worker import Worker
 from router.lab.model import ModelledWorker, Served, WorkerModel

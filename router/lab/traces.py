@@ -19,8 +19,8 @@ from typing import Final
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from router.core.blocks import BOUNDARIES, LANDMARK_BYTES
 from router.core.facts import BYTES_PER_TOKEN, RequestFacts
-from router.core.prefix import BOUNDARIES, LANDMARK_BYTES
 
 BLOCK_TOKENS: Final = LANDMARK_BYTES // BYTES_PER_TOKEN  # 512, as in Mooncake's traces
 UNIQUE: Final = 1 << 62  # ids from here on are of prompts that share nothing

@@ -15,8 +15,9 @@ from typing import Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from router.core.ages import Marks
+from router.core.blocks import matched_bytes
 from router.core.facts import RequestFacts
-from router.core.prefix import PrefixIndex, Sent, matched_bytes
+from router.core.prefix import PrefixIndex, Sent
 from router.core.rounding import rounded_share
 from router.core.worker import Worker
 from tracking.trace import Trace

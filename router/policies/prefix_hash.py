@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from math import ceil
 from random import Random
 
+from router.core.blocks import BOUNDARIES
 from router.core.facts import BYTES_PER_TOKEN, RequestFacts
-from router.core.prefix import BOUNDARIES
 from router.core.ring import Ring
 from router.core.worker import Worker
 from router.policies.base import Choice, Policy, PolicyConfig, least, loads, policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.caches import SILENT_ANSWERS, Caches
-from router.core.prefix import block_hashes
+from router.core.blocks import block_hashes
 from router.core.worker import Worker
 from tests.running import call, running, sim_worker
 from tests.sim.call import WorkerConfig

@@ -10,7 +10,7 @@ import pytest
 
 from router.app import App
 from router.caches import DENIALS, Caches
-from router.core.prefix import block_hashes
+from router.core.blocks import block_hashes
 from router.core.prefix_news import PrefixNews
 from router.core.worker import Worker
 from router.fleet import Fleet

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.ages import Ages
+from router.core.blocks import BOUNDARIES, block_hashes
 from router.core.evictions import ENOUGH, EVERY, STEPS, Evictions, Reports, step_of
 from router.core.facts import RequestFacts
-from router.core.prefix import BOUNDARIES, ENTRY_BYTES, PrefixIndex, block_hashes
+from router.core.prefix import ENTRY_BYTES, PrefixIndex
 from router.policies.base import prefix_depths
 
 WIDTH = 60  # blocks of a prompt

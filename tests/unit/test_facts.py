@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.asked import Asked
+from router.core.blocks import block_hashes
 from router.core.facts import JSON_ROUTES, BadBody, RequestFacts, read_facts
-from router.core.prefix import block_hashes
 
 JSON = "application/json"
 AS_JSON = Asked({"content-type": JSON})

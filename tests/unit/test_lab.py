@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from router.cli import main
-from router.core.prefix import BOUNDARIES
+from router.core.blocks import BOUNDARIES
 from router.lab.model import ModelledWorker, WorkerModel
 from router.lab.replay import Outcome, Replay, Setting
 from router.lab.report import hottest, percentile, plot, table

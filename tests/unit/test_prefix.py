@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.prefix import (
+from router.core.blocks import (
     BOUNDARIES,
-    ENTRY_BYTES,
     HASHED_BYTES,
     LARGEST_BLOCK_BYTES,
-    PrefixIndex,
     block_hashes,
     landmarks,
     matched_bytes,
 )
+from router.core.prefix import ENTRY_BYTES, PrefixIndex
 
 MIB = 1024 * 1024
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.prefix import PrefixIndex, block_hashes
+from router.core.blocks import block_hashes
+from router.core.prefix import PrefixIndex
 from router.core.prefix_news import BACKLOG_BLOCKS, EPOCH_BYTES, PrefixNews
 from tracking.sharing import STREAM_BYTES
 
