@@ -246,6 +246,7 @@ class Registry:
                 changed[member.worker.node_id] = member.worker.node_id = name
                 member.told_ranks()
                 changed |= {old: rank.node_id for rank, old in before.items()}
+                self._targets.renamed(member)
         self._caches.renamed(changed)
 
     def learned(self, worker: Worker) -> None:

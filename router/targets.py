@@ -128,6 +128,11 @@ class Targets:
             await asyncio.sleep(POLL_SECONDS)
         self._forget(rank)
 
+    def renamed(self, member: Member) -> None:
+        """The worker has another name, and so have its ranks."""
+        for target in (member.worker, *member.ranks):
+            self._pools.renamed(target)
+
     def _forget(self, worker: Worker) -> None:
         self._pools.forget(worker)
         self._metrics.forget(worker)

@@ -91,8 +91,15 @@ class ConnectionPool:
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """Keep `connection` for the next request if it can carry one."""
         if connection.reusable():
+            connection.name = self._name
             connection.idle_since = now
             self._idle.append(connection)
+
+    def rename(self, name: str) -> None:
+        """What errors call the worker from now on."""
+        self._name = name
+        for connection in self._idle:
+            connection.name = name
 
     def close_idle(self, now: float | None = None) -> None:
         """Close what has been idle for too long; everything idle when `now` is None."""

@@ -46,6 +46,12 @@ class Pools:
             )
         return pool
 
+    def renamed(self, worker: Worker) -> None:
+        """Its errors tell the new name from now on, also those of connections that are open."""
+        pool = self._pools.get(worker)
+        if pool is not None:
+            pool.rename(self.name_of(worker))
+
     def forget(self, worker: Worker) -> None:
         """The worker was removed: close its idle connections."""
         pool = self._pools.pop(worker, None)

@@ -214,3 +214,25 @@ async def test_while_redis_is_away_a_replica_goes_by_what_it_discovers(
             path.write_text(f'["{two.url}"]')
             await until(lambda: [w.url for w in a.fleet.workers] == [two.url], 10)
             redis.resume()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_renamed_worker_has_its_new_name_in_errors_that_hide_its_url(
+    redis: RedisProcess, busy: bool
+):
+    slowly = {"text": "a", "sim": "drip:after_bytes=100,seconds=0.3"}
+    async with (
+        sim_worker() as one,
+        replica(redis, one.url, hide_worker_urls=True, disable_retries=True) as a,
+    ):
+        first = asyncio.create_task(call(a, "POST", "/generate", slowly))
+        worker = a.fleet.by_url(one.url)
+        assert worker is not None
+        await until(lambda: worker.in_flight == 1)
+        if not busy:
+            await first
+        async with replica(redis, one.url, node_ids=("gpu-2",)):
+            await until(lambda: worker.node_id == "gpu-2")
+        assert (await first).status == 200
+        cut = await call(a, "POST", "/generate", {"text": "a", "sim": "cut_mid_head"})
+        assert "worker gpu-2 closed the connection" in cut.text
