@@ -428,6 +428,7 @@ class Run(Owner):
             "" if error is None else error.code,
             None if record.head_at is None else record.head_at - record.arrived,
             None if record.sent_at is None else record.sent_at - record.arrived,
+            self.ticket is not None,
         )
         if self.tried:
             for policy in shared.policies:

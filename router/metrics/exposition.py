@@ -24,7 +24,7 @@ from router.core.breaker import BreakerState
 from router.metrics import families as f
 from router.metrics.families import Family
 from router.metrics.histogram import Histogram
-from router.metrics.labels import ENDPOINTS, OTHER, RATE_LIMITED, ROUTED_ERRORS, UNKNOWN, UNREADABLE
+from router.metrics.labels import ENDPOINTS, OTHER, RATE_LIMITED, ROUTED_ERRORS, UNKNOWN
 from router.metrics.record import Ending, Metrics, RouteSeries, SourceState, WorkerSeries
 from tracking.trace import NO_NODE, ErrorType
 
@@ -198,7 +198,7 @@ def endings(routes: Sequence[RouteSeries], backend_type: str) -> Iterator[Metric
         requests[route, end.model, end.status, end.error_type or ""] += n
         if end.error_type in RATE_LIMITED:
             admission["rejected",] += n
-        elif end.error_type not in UNREADABLE:
+        elif end.admitted:
             admission["allowed",] += n
             endpoint = ENDPOINTS.get(route, OTHER)
             kind = (ROUTER_TYPE, backend_type, CONNECTION_MODE, end.model, endpoint)

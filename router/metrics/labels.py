@@ -37,7 +37,6 @@ ROUTED_ERRORS: Final[Mapping[ErrorType, str]] = {
     "total_timeout": "timeout",
 }
 RATE_LIMITED: Final[frozenset[ErrorType]] = frozenset({"queue_full", "queue_timeout"})
-UNREADABLE: Final[frozenset[ErrorType]] = frozenset({"bad_request", "too_large"})
 
 
 def method_label(method: str) -> str:

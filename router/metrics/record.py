@@ -85,7 +85,7 @@ class Count:
 
 class Ending(NamedTuple):
     """One kind of ending; `model` is a label. `status` is the terminal status of the trace, None for
-    requests that have none (the router's own endpoints)."""
+    requests that have none (the router's own endpoints). `admitted`: there was a place for it."""
 
     model: str
     stream: bool
@@ -93,10 +93,11 @@ class Ending(NamedTuple):
     http_status: int | None
     error_code: str
     error_type: ErrorType | None
+    admitted: bool
 
 
 # Plain tuples find equal ones of these, and cost a fifth of making one.
-EndingKey = tuple[str, bool, Status | None, int | None, str, ErrorType | None]
+EndingKey = tuple[str, bool, Status | None, int | None, str, ErrorType | None, bool]
 ChoiceKey = tuple[str, str, DecisionQuality, str]  # policy, reason, quality, model of the worker
 AttemptKey = tuple[int | None, ErrorType | None]
 
@@ -122,7 +123,7 @@ class RouteSeries:
 
     def answered(self, http_status: int, error_code: str, seconds: float) -> None:
         """The router has answered by itself, `seconds` after the request came."""
-        self.ended(("", False, None, http_status, error_code, None))
+        self.ended(("", False, None, http_status, error_code, None, False))
         self.heads.observe(seconds)
 
     def endings(self) -> Iterator[tuple[Ending, int]]:
@@ -330,18 +331,21 @@ class Metrics:
         error_code: str,
         head_seconds: float | None,
         overhead_seconds: float | None,
+        admitted: bool,
     ) -> None:
         """An inference request is over, however it ended. Call it once for each.
 
         `trace` is terminal, `at` is where it was received, and `series` that of the last worker
         chosen. `head_seconds` is the time from arrival to the head of the answer, `overhead_seconds`
         the router's own time before anything was sent to a worker; None where that point was never
-        reached.
+        reached. `admitted`: it was given a place.
         """
         status, error = trace.status, trace.error
         model = self._models.label(trace.served_model or trace.model)
         kind = None if error is None else error.type
-        at.ended((model, trace.stream is True, status, trace.http_status, error_code, kind))
+        at.ended(
+            (model, trace.stream is True, status, trace.http_status, error_code, kind, admitted)
+        )
         if head_seconds is not None:
             at.heads.observe(head_seconds)
         queue_seconds = trace.queue_seconds

@@ -104,6 +104,7 @@ async def test_while_the_stream_stands_still_because_it_did_not_read(shared: Fle
 @LEAVING
 async def test_during_the_upload(shared: Fleet, leaving: str):
     name = f"upload-{leaving}"
+    allowed = await metric(shared.router, "smg_http_rate_limit_total", result="allowed")
     client = await RawConnection.connect(shared.router.port)
     head = f"POST /generate HTTP/1.1\r\nHost: t\r\nX-Request-Id: {name}\r\n"
     await client.send(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b"x" * 1000)
@@ -113,6 +114,7 @@ async def test_during_the_upload(shared: Fleet, leaving: str):
     assert (trace["status"], error_type(trace)) == ("cancelled", "client_gone")
     assert trace["node_id"] == "none"
     assert await shared.received() == []
+    assert await metric(shared.router, "smg_http_rate_limit_total", result="allowed") == allowed
 
 
 async def test_during_the_pause_before_another_attempt(shared: Fleet):

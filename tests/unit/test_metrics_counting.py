@@ -87,6 +87,7 @@ class Rig:
         cached_tokens: int | None = None,
         predicted_cached_tokens: int | None = None,
         duration_seconds: float = 1.0,
+        admitted: bool = True,
     ) -> None:
         at = self.metrics.request_received(route, "POST")
         if status is None:
@@ -105,7 +106,9 @@ class Rig:
         trace.output_tokens = output_tokens
         trace.cached_tokens = cached_tokens
         trace.predicted_cached_tokens = predicted_cached_tokens
-        self.metrics.request_ended(trace, at, series, error_code, head_seconds, overhead_seconds)
+        self.metrics.request_ended(
+            trace, at, series, error_code, head_seconds, overhead_seconds, admitted
+        )
 
     def choose(self, number: int, policy: str, reason: str) -> None:
         self.series(number).chose(Decision(policy, reason, "exact", 1, [], 0.0, 0.0))
@@ -228,34 +231,51 @@ def test_routed_requests_have_sglang_routers_labels(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error_type", "result", "routed", "error"),
+    ("error_type", "error"),
     [
-        (None, "allowed", 1, None),
-        ("no_worker", "allowed", 1, "no_workers"),
-        ("connect", "allowed", 1, "backend_error"),
-        ("idle_timeout", "allowed", 1, "timeout"),
-        ("client_gone", "allowed", 1, None),
-        ("queue_full", "rejected", None, None),
-        ("queue_timeout", "rejected", None, None),
-        ("too_large", None, None, None),
-        ("bad_request", None, None, None),
+        (None, None),
+        ("no_worker", "no_workers"),
+        ("connect", "backend_error"),
+        ("idle_timeout", "timeout"),
+        ("client_gone", None),
     ],
 )
-def test_each_ending_counts_for_admission_routing_and_errors_as_in_sglang_router(
+def test_each_ending_of_what_had_a_place_counts_for_routing_and_errors_as_in_sglang_router(
     rig: Rig,
     error_type: ErrorType | None,
-    result: str | None,
-    routed: int | None,
     error: str | None,
 ) -> None:
     rig.end(error_type=error_type)
-    counted = {
-        labels[0][1] for labels, n in rig.samples("smg_http_rate_limit_total").items() if n == 1
-    }
-    assert counted == ({result} if result else set())
-    assert rig.value("smg_router_requests_total") == routed
+    assert counted_for_admission(rig) == {"allowed"}
+    assert rig.value("smg_router_requests_total") == 1
     errors = [dict(labels) for labels in rig.samples("smg_router_request_errors_total")]
     assert [labels["error_type"] for labels in errors] == ([error] if error else [])
+
+
+@pytest.mark.parametrize(
+    ("error_type", "results"),
+    [
+        ("queue_full", {"rejected"}),
+        ("queue_timeout", {"rejected"}),
+        ("too_large", set()),
+        ("bad_request", set()),
+        ("client_gone", set()),
+        ("total_timeout", set()),
+    ],
+)
+def test_what_had_no_place_is_rejected_only_where_that_is_why_it_ended(
+    rig: Rig, error_type: ErrorType, results: set[str]
+) -> None:
+    rig.end(error_type=error_type, admitted=False)
+    assert counted_for_admission(rig) == results
+    assert rig.value("smg_router_requests_total") is None
+    assert rig.value("smg_router_request_errors_total") is None
+
+
+def counted_for_admission(rig: Rig) -> set[str]:
+    return {
+        labels[0][1] for labels, n in rig.samples("smg_http_rate_limit_total").items() if n == 1
+    }
 
 
 def test_models_named_by_clients_fold_into_other_beyond_fifty(rig: Rig) -> None:
