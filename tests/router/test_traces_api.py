@@ -15,6 +15,7 @@ from yarl import URL
 
 from router.api.http import simple_handler
 from router.api.traces import TracesApi
+from tests.running import call, running
 from tracking.query import TraceQuery
 from tracking.stats_query import PLAIN, StatsQuery
 from tracking.values import encode_cursor
@@ -425,10 +426,19 @@ class TestDelete:
         assert len(view.traces) == 7
 
 
-def test_reading_needs_the_key_and_deleting_one_that_is_set() -> None:
-    access = {(r.method, r.name): r.access for r in TracesApi(None, lambda: NOON_US).routes()}
+def test_reading_needs_the_key_and_deleting_one_that_is_set(view: FakeView) -> None:
+    access = {(r.method, r.name): r.access for r in TracesApi(view, lambda: NOON_US).routes()}
     assert {level for (method, _), level in access.items() if method == "DELETE"} == {"delete"}
     assert {level for (method, _), level in access.items() if method != "DELETE"} == {"key"}
+
+
+async def test_without_a_key_deleting_is_501_where_nothing_is_tracked_and_else_403() -> None:
+    async with running() as off:
+        assert (await call(off, "DELETE", "/v1/traces")).status == 501
+        assert (await call(off, "DELETE", "/v1/traces/req-1")).status == 501
+    async with running(enable_request_tracking=True) as on:
+        assert (await call(on, "DELETE", "/v1/traces")).status == 403
+        assert (await call(on, "DELETE", "/v1/traces/req-1")).status == 403
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
