@@ -86,7 +86,12 @@ class Config(PdFlags, frozen=True, kw_only=True):
         Positive, Flag(SERVER, "A client must have sent its request head within this time.")
     ] = 30
     idle_connection_timeout_secs: Annotated[
-        Positive, Flag(SERVER, "A client's connection is closed after this long without a request.")
+        Positive,
+        Flag(
+            SERVER,
+            "A client's connection is closed after this long without a request; a body that stops "
+            "coming for as long is answered 408.",
+        ),
     ] = 90
     max_connections: Annotated[
         AtLeast0, Flag(SERVER, "Most client connections at once; 0 for no limit of our own.")

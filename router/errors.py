@@ -93,6 +93,12 @@ class ModelNotFound(RouterError):
         super().__init__(message, param="model")
 
 
+class UploadStalled(RouterError):
+    """The client began to send a body, and then nothing came."""
+
+    status, code, outcome = 408, "upload_timeout", "bad_request"
+
+
 class QueueFull(RouterError):
     status, code, outcome = 429, "queue_full", "queue_full"
 

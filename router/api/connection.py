@@ -24,6 +24,7 @@ from router.api.known_head import KnownHead, known_head
 from router.api.relay import ClientStream, Exchange
 from router.api.request import Header, Request, by_name
 from router.core.known_length import MOST_DIGITS
+from router.errors import BadRequest, UploadStalled
 from router.outbox import Outbox
 
 LINGER_SECONDS: Final = 10.0  # for the rest of a body that nobody wants
@@ -160,6 +161,7 @@ class ClientConnection(asyncio.Protocol, ClientStream):
             limit = self._host.limits.max_header_bytes - MOST_DIGITS
             self._known = known_head(self._waiting[0], data, limit) or self._known
         if self._current is not None:
+            self._since = None
             self._current.wake()
             if self._waiting:
                 self._count_ahead(len(data))
@@ -283,9 +285,7 @@ class ClientConnection(asyncio.Protocol, ClientStream):
         if reading is None:
             self._trouble = self._trouble or problem
         else:
-            reading.broken = problem
-            reading.keep_alive = False
-            reading.wake()
+            reading.give_up(BadRequest(f"the body is broken: {problem}"))
         if self._current is None:
             self._go_on()
 
@@ -371,7 +371,8 @@ class ClientConnection(asyncio.Protocol, ClientStream):
         transport, limits = self.transport, self._host.limits
         if transport is None or transport.is_closing():
             return
-        if self._current is not None:
+        request = self._current
+        if request is not None and request.whole:
             if self._read_paused and has_left(transport):
                 transport.abort()
             return
@@ -379,7 +380,10 @@ class ClientConnection(asyncio.Protocol, ClientStream):
             self._since = now
             return
         spent = now - self._since
-        if self._lingering is not None:
+        if request is not None:
+            if spent > limits.idle_seconds:
+                self._stalled(request, limits.idle_seconds)
+        elif self._lingering is not None:
             if spent > LINGER_SECONDS:
                 self._close()
         elif self._head_open:
@@ -388,6 +392,15 @@ class ClientConnection(asyncio.Protocol, ClientStream):
                 self.refuse(408, "head_timeout", text)
         elif spent > limits.idle_seconds:
             self._close()
+
+    def _stalled(self, request: Request, seconds: float) -> None:
+        """The body of the current request has stopped coming."""
+        self._deaf = True
+        self._reading = None
+        if self._guest is None:
+            request.give_up(UploadStalled(f"nothing came of the body for {seconds:g} s"))
+        elif self.transport is not None:  # a guest waits for its body for as long as we let it
+            self.transport.abort()
 
     def finish(self) -> None:
         """Take no further request."""

@@ -23,7 +23,8 @@ RELIEF: Final = 0.9  # share of the limit below which it is said to be over
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """`--max-header-bytes` and its neighbours; `max_connections` 0 is no limit."""
+    """`--max-header-bytes` and its neighbours; `max_connections` 0 is no limit. `idle_seconds`: without
+    a request, or without a byte of the body that is being sent."""
 
     max_header_bytes: int = 65536
     header_read_seconds: float = 30.0

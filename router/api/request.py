@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from router.core.asked import Asked
 from router.core.kept import keep
-from router.errors import BadRequest, ExpectationFailed, TooLarge
+from router.errors import ExpectationFailed, RouterError, TooLarge
 
 Header = tuple[bytes, bytes]
 RawHeaders = Sequence[Header]
@@ -76,7 +76,7 @@ class Request:
         self.asked = asked or Asked(headers)
         self.chunked = "transfer-encoding" in headers
         self.whole = False
-        self.broken: str | None = None  # why the rest of the body cannot be read
+        self.broken: RouterError | None = None  # why the rest of the body cannot be read
         self.size = 0  # of the body so far
         self._pieces: list[bytes] = []
         self._sink: Callable[[bytes], None] | None = None
@@ -112,6 +112,12 @@ class Request:
         if self._sink is not None and self.chunked:
             self._sink(b"0\r\n\r\n")
 
+    def give_up(self, why: RouterError) -> None:
+        """The body will not come further. Nothing may follow it on its connection."""
+        self.broken = why
+        self.keep_alive = False
+        self.wake()
+
     def wake(self) -> None:
         """Let `body` see what one read of the socket has brought."""
         waiter, self._waiter = self._waiter, None
@@ -124,7 +130,7 @@ class Request:
         """The whole body, at most `limit` bytes; asks for it where the client waits to be asked.
 
         Raises TooLarge (before reading, where the length is announced), ExpectationFailed, and
-        BadRequest for broken framing.
+        BadRequest for broken framing, and UploadStalled.
         """
         if not self.whole:
             length = self.content_length
@@ -147,7 +153,7 @@ class Request:
         if self.size > limit:
             raise too_large(limit)
         if self.broken is not None:
-            raise BadRequest(f"the body is broken: {self.broken}")
+            raise self.broken
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

@@ -12,7 +12,7 @@ import pytest
 
 from router.app import App
 from tests.raw_tcp import RawConnection, RawResponse
-from tests.running import running, sim_worker
+from tests.running import Records, running, sim_worker
 from tests.waiting import until
 
 GET = b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -140,12 +140,44 @@ async def test_a_request_that_takes_long_is_not_idle() -> None:
         running(worker.url, idle_connection_timeout_secs=0.2, header_read_timeout_secs=0.2) as app,
     ):
         async with await RawConnection.connect(app.port) as connection:
-            await connection.send(
-                b"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: 13\r\n\r\n"
-            )
-            await asyncio.sleep(0.6)
-            await connection.send(b'{"text":"hi"}')
+            slowly = b'{"text":"hi","sim":"drip:after_bytes=30,seconds=0.2"}'
+            await connection.post("/generate", slowly)
             assert (await connection.read_response()).status == 200
+
+
+async def test_an_upload_that_stalls_is_answered_408_and_closed(app: App) -> None:
+    records = Records(app)
+    async with await RawConnection.connect(app.port) as connection:
+        await connection.send(
+            b"POST /generate HTTP/1.1\r\nHost: t\r\nX-Request-Id: stalled\r\n"
+            b"Content-Length: 13\r\n\r\n{"
+        )
+        assert (await refused(connection)).status == 408
+    assert (records.status("stalled"), records.error_type("stalled")) == ("rejected", "bad_request")
+    await until(lambda: app.listener.connections == 0)
+
+
+async def test_an_upload_to_the_router_itself_that_stalls_is_cut(app: App) -> None:
+    async with await RawConnection.connect(app.port) as connection:
+        await connection.send(b"POST /workers HTTP/1.1\r\nHost: t\r\nContent-Length: 13\r\n\r\n{")
+        assert await connection.read_to_end() == b""
+    await until(lambda: app.listener.connections == 0)
+
+
+async def test_an_upload_that_goes_on_may_take_long() -> None:
+    async with (
+        sim_worker() as worker,
+        running(worker.url, idle_connection_timeout_secs=1.5) as app,
+        await RawConnection.connect(app.port) as connection,
+    ):
+        body = b'{"text":"hi"}'
+        await connection.send(
+            b"POST /generate HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        for at in range(len(body)):
+            await asyncio.sleep(0.4)
+            await connection.send(body[at : at + 1])
+        assert (await connection.read_response()).status == 200
 
 
 async def test_connections_beyond_the_limit_are_told_so_and_room_is_given_back(
