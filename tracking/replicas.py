@@ -102,6 +102,7 @@ class Replicas:
         self._period = beat_seconds
         self._gate = SweepGate(lease_seconds, beat_seconds)
         self._told: Retention | None = None
+        self._told_namesake = False
 
     async def beat(self) -> Beat:
         """One heartbeat. Raises StoreUnavailable, SchemaMismatch."""
@@ -135,6 +136,7 @@ class Replicas:
                 self._events.lease_lapsed()
         self._gate.beat(received)
         self._tell_settings(beat.retention)
+        self._tell_namesake(beat.owners)
         return beat
 
     def sees_clearly(self) -> bool:
@@ -163,6 +165,20 @@ class Replicas:
             except (StoreUnavailable, SchemaMismatch):
                 pause = min(RETRY_SECONDS, self._period)  # told by the breaker, once
             await asyncio.sleep(pause)
+
+    def _tell_namesake(self, owners: Sequence[str]) -> None:
+        """Another router with our name, which is not the one that we were before a restart: that
+        one's lease has run out by the time this is asked."""
+        if self._told_namesake or self._now() - self._started < 2 * self._lease:
+            return
+        name, _, _ = self._owner.partition("/")
+        if any(one != self._owner and one.partition("/")[0] == name for one in owners):
+            self._told_namesake = True
+            log.warning(
+                "another router is named %s, too: traces and stats do not tell which of them "
+                "served a request; give each a --router-id of its own",
+                name,
+            )
 
     def _tell_settings(self, fleet: Retention) -> None:
         if fleet not in (self._own, self._told):

@@ -174,25 +174,45 @@ async def test_requests_of_a_router_that_vanished_become_lost(fleet):
     assert (await one(b, "done"))["status"] == "completed"
 
 
+def short_lived(store: TraceStore, owner: str) -> Replicas:
+    return Replicas(
+        store,
+        StoreHealth(),
+        Events(lambda _us, _sent, _received: None, lambda _at: None, lambda: None, lambda: None),
+        owner=owner,
+        own=Retention(100, 60),
+        now=time.monotonic,
+        lease_seconds=0.6,
+        beat_seconds=0.1,
+    )
+
+
+async def test_two_routers_of_one_name_say_so_once_and_one_that_starts_again_does_not(
+    own_server, caplog: pytest.LogCaptureFixture
+):
+    store = TraceStore.from_url(own_server.url, "f", Retention(100, 60))
+    await short_lived(store, "a/before").beat()
+    again = short_lived(store, "a/1")
+    for _ in range(15):
+        await again.beat()
+        await asyncio.sleep(0.1)
+    assert "--router-id" not in caplog.text
+    namesake, other = short_lived(store, "a/2"), short_lived(store, "b/1")
+    for _ in range(15):
+        for each in (again, namesake, other):
+            await each.beat()
+        await asyncio.sleep(0.1)
+    said = [r.getMessage() for r in caplog.records if "--router-id" in r.getMessage()]
+    assert len(said) == 2
+    assert all(line.startswith("another router is named a, too") for line in said)
+    await store.close()
+
+
 async def test_a_store_that_hangs_makes_nobody_lost(own_server):
     """Two replicas with short leases; one of them is busy elsewhere when the store comes back."""
     store = TraceStore.from_url(own_server.url, "f", Retention(100, 60))
 
-    def replica(owner: str) -> Replicas:
-        return Replicas(
-            store,
-            StoreHealth(),
-            Events(
-                lambda _us, _sent, _received: None, lambda _at: None, lambda: None, lambda: None
-            ),
-            owner=owner,
-            own=Retention(100, 60),
-            now=time.monotonic,
-            lease_seconds=0.6,
-            beat_seconds=0.1,
-        )
-
-    a, b = replica("a/1"), replica("b/1")
+    a, b = short_lived(store, "a/1"), short_lived(store, "b/1")
     await store.write([record("k", owner="b/1", status="processing")])
     for _ in range(16):
         await a.beat()
