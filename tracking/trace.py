@@ -172,13 +172,13 @@ def join_parts(row: bytes, detail: bytes) -> bytes:
 
 
 class _Last:
-    """What was asked for last: many times are of the same millisecond, and nearly all of the same second.
-    Number and text are replaced together, since threads may ask."""
+    """The second that was asked for last, its beginning (µs) and its text: nearly all times are of the same.
+    They are replaced together, since threads may ask."""
 
-    __slots__ = ("ms", "second")
+    __slots__ = ("second",)
 
     def __init__(self) -> None:
-        self.ms = self.second = (-1, "")
+        self.second = (0, "1970-01-01T00:00:00")
 
 
 _last: Final = _Last()
@@ -188,14 +188,10 @@ _MILLISECONDS: Final = [".%03dZ" % ms for ms in range(1000)]
 def rfc3339(unix_us: int) -> str:
     """Microseconds since the epoch as `2025-07-28T10:26:31.123Z`."""
     last: _Last = _last
-    ms = unix_us // 1000
-    known, text = last.ms
-    if ms != known:
-        second = ms // 1000
-        known, text = last.second
-        if second != known:
-            text = "%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(second)[:6]
-            last.second = second, text
-        text = f"{text}{_MILLISECONDS[ms % 1000]}"
-        last.ms = ms, text
-    return text
+    begins_us, text = last.second
+    us = unix_us - begins_us
+    if not 0 <= us < 1_000_000:
+        us = unix_us % 1_000_000
+        text = "%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(unix_us // 1_000_000)[:6]
+        last.second = unix_us - us, text
+    return text + _MILLISECONDS[us // 1000]
