@@ -38,7 +38,7 @@ class Record:
     names: bytes
     """What a terminal record is counted by, as `write.lua` takes it; empty of what still runs."""
     facts: bytes
-    """Those of `sums.Finished` of a terminal record."""
+    """Those of `sums.Finished` of a terminal record, a line with its end."""
     size: int
     """Bytes it takes while it is kept here."""
 
@@ -114,7 +114,7 @@ class Record:
         if self.terminal:
             finished = msgspec.json.decode(self.facts, type=Finished)
             finished.node = trace.node_id
-            self.facts = _encode(finished)
+            self.facts = _encode_lines((finished,))
 
 
 def _made_of(ours: str, engine_id: str) -> bool:
@@ -178,14 +178,11 @@ def _stored(meta: Raw, trace: Trace, detail: TraceDetail, receipt: Raw | None) -
 
 def _tally(live: LiveTrace) -> tuple[bytes, bytes]:
     """Names to count by, and the facts of `sums.Finished`, without an object made of them."""
-    policy, decision = live.routing_policy, live.decision
-    names, route, model = _tally_names(live.route, policy, live.model)
+    decision = live.decision
+    names, who = _tally_names(live.node_id, live.route, live.routing_policy, live.model)
     facts = (
         live.arrived_us,
-        live.node_id,
-        route,
-        policy,
-        model,
+        who,
         live.status,
         live.queue_seconds,
         live.ttft_seconds,
@@ -198,14 +195,15 @@ def _tally(live: LiveTrace) -> tuple[bytes, bytes]:
         None if decision is None else decision.regret_tokens,
         "" if decision is None else decision.quality,
     )
-    return names, _encoded(facts)
+    return names, _encode_lines((facts,))
 
 
-@lru_cache(maxsize=256)
-def _tally_names(route: str | None, policy: str, model: str | None) -> tuple[bytes, str, str]:
-    """The names in one line; route and model as `Finished` has them."""
+@lru_cache(maxsize=4096)
+def _tally_names(node: str, route: str | None, policy: str, model: str | None) -> tuple[bytes, Raw]:
+    """The names in one line; and as `Finished` has them: four elements of its array, encoded."""
     line = b"\t".join(map(index_text, (route, policy, model)))
-    return line, (route or "")[:MAX_NAME], (model or "")[:MAX_NAME]
+    who = (node, (route or "")[:MAX_NAME], policy, (model or "")[:MAX_NAME])
+    return line, Raw(_encoded(who)[1:-1])
 
 
 def _encoded(part: object) -> bytes:
