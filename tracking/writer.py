@@ -374,10 +374,14 @@ class TraceWriter:
     def _running(self) -> dict[str, LiveTrace]:
         return {**self._open, **self._dirty}
 
+    def _ended_on_the_way(self) -> list[Record]:
+        """Of what was running when it was sent there is a newer version elsewhere: it runs still, or
+        has ended since, and its end may be in a call that failed before this one."""
+        return [r for batch in self._sending.values() for r in batch if r.terminal]
+
     def known(self, ids: Sequence[str]) -> list[Record | None]:
         """The newest version known here, by request id, key or engine id; committed or not."""
-        sending = chain.from_iterable(self._sending.values())
-        newest = newest_by_id(self._running().values(), sending)
+        newest = newest_by_id(self._running().values(), self._ended_on_the_way())
         found = [newest.get(one) or self._backlog.find(one) for one in ids]
         recent = self._recent.find([one for one, here in zip(ids, found, strict=True) if not here])
         return [
@@ -389,7 +393,7 @@ class TraceWriter:
         """Records known here, each once, at most `budget`; roughly newest first."""
         everything = chain(
             (Record(live, self._owner) for live in reversed(self._running().values())),
-            chain.from_iterable(reversed(self._sending.values())),
+            reversed(self._ended_on_the_way()),
             self._backlog.newest_first(),
             self._recent.newest_first(),
         )

@@ -488,3 +488,19 @@ def test_every_trace_reaches_the_store_in_its_last_state_whatever_happens(steps)
         await bench.end()
 
     asyncio.run(story())
+
+
+async def test_a_trace_that_has_ended_is_never_told_as_it_was_before(bench):
+    """Its end failed at once, and the call with what was before still waits for the store."""
+    bench.sink.slow.clear()
+    one = live("k", status="routed")
+    bench.writer.put(one)
+    await bench.until(lambda: bench.sink.calls == 1)
+    bench.sink.down = True
+    one.move("processing")
+    one.move("completed")
+    bench.writer.put(one)
+    await bench.until(lambda: not bench.health.up)
+    (known,) = bench.writer.known(["k"])
+    told = [known, *bench.writer.all_known(100)]
+    assert [msgspec.json.decode(each.whole())["status"] for each in told] == ["completed"] * 2
