@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import HttpVersion11, web
 
-from router.api.request import CONTINUE, check_expectation, too_large
-from router.errors import BadRequest
+from router.api.request import CONTINUE, check_expectation
+from router.errors import BadRequest, TooLarge
 
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:
@@ -35,3 +35,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     except web.RequestPayloadError as error:
         raise BadRequest(f"the body is broken: {error}") from None
     return b"".join(pieces)
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit} bytes, which is the most that is read here")
