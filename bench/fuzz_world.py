@@ -21,6 +21,10 @@ from router.upstream.pools import Pools
 from tracking.lifecycle import LiveTrace
 
 WORKER_URLS: Final = ("http://127.0.0.1:1", "http://127.0.0.1:2")  # nobody connects to them
+CONNECT_SECONDS: Final = 1
+KEEPALIVE_SECONDS: Final = 1000
+
+MakeConnection = Callable[[str], UpstreamConnection]  # from the worker's URL
 
 
 class MemoryTransport(asyncio.Transport):
@@ -111,31 +115,34 @@ class WorkerWire(MemoryTransport):
 class MemoryPool(ConnectionPool):
     """Its connections lead to a `WorkerWire`."""
 
-    make: Callable[[str], UpstreamConnection]
+    def __init__(self, worker: Worker, make: MakeConnection, outbox: Outbox) -> None:
+        super().__init__(
+            worker.url,
+            worker.host,
+            worker.port,
+            outbox=outbox,
+            tls=None,
+            connect_timeout_seconds=CONNECT_SECONDS,
+            keepalive_seconds=KEEPALIVE_SECONDS,
+        )
+        self._make = make
 
     async def connect(self) -> UpstreamConnection:
-        return self.make(self._name)
+        return self._make(self._name)
 
 
 class MemoryPools(Pools):
-    def __init__(self, make: Callable[[str], UpstreamConnection], outbox: Outbox) -> None:
-        super().__init__(outbox=outbox, tls=None, connect_timeout_seconds=1, keepalive_seconds=1000)
+    def __init__(self, make: MakeConnection, outbox: Outbox) -> None:
+        super().__init__(
+            outbox=outbox,
+            tls=None,
+            connect_timeout_seconds=CONNECT_SECONDS,
+            keepalive_seconds=KEEPALIVE_SECONDS,
+        )
         self._make = make
 
-    def of(self, worker: Worker) -> ConnectionPool:
-        pool = self._pools.get(worker)
-        if pool is None:
-            pool = self._pools[worker] = MemoryPool(
-                worker.url,
-                worker.host,
-                worker.port,
-                outbox=self._outbox,
-                tls=None,
-                connect_timeout_seconds=1,
-                keepalive_seconds=1000,
-            )
-            pool.make = self._make
-        return pool
+    def made(self, worker: Worker) -> ConnectionPool:
+        return MemoryPool(worker, self._make, self._outbox)
 
 
 class Client:

@@ -35,16 +35,20 @@ class Pools:
     def of(self, worker: Worker) -> ConnectionPool:
         pool = self._pools.get(worker)
         if pool is None:
-            pool = self._pools[worker] = ConnectionPool(
-                self.name_of(worker),
-                worker.host,
-                worker.port,
-                outbox=self._outbox,
-                tls=(self._tls or ssl.create_default_context()) if worker.tls else None,
-                connect_timeout_seconds=self._connect_timeout,
-                keepalive_seconds=self._keepalive,
-            )
+            pool = self._pools[worker] = self.made(worker)
         return pool
+
+    def made(self, worker: Worker) -> ConnectionPool:
+        """A new pool, for `of` to keep."""
+        return ConnectionPool(
+            self.name_of(worker),
+            worker.host,
+            worker.port,
+            outbox=self._outbox,
+            tls=(self._tls or ssl.create_default_context()) if worker.tls else None,
+            connect_timeout_seconds=self._connect_timeout,
+            keepalive_seconds=self._keepalive,
+        )
 
     def renamed(self, worker: Worker) -> None:
         """Its errors tell the new name from now on, also those of connections that are open."""
