@@ -18,6 +18,7 @@ import pytest
 from deploy.demo import ASKS, free_ports, model
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 UP = "Ctrl-C ends everything."
 
 pytestmark = [
@@ -102,7 +103,8 @@ def assert_shows_what_was_promised(output: str) -> None:
     shown = rows(output)
     assert [row["request id"] for row in shown] == [ask.request_id for ask in ASKS]
     assert {row["status"] for row in shown} == {"completed"}
-    assert {row["worker"] for row in shown} == {"worker-0", "worker-1"}
+    # Whatever the routers have heard of each other by then, or the README would show another table.
+    assert [row["worker"] for row in shown] == [row["worker"] for row in rows(README)]
     assert all(row["asked at"] != row["told by"] for row in shown)
     assert all(row["TTFT"].endswith(" ms") for row in shown if "(stream)" in row["route"])
     # The first of a topic cannot be cached; what follows shares most of its prompt.
