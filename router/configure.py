@@ -55,9 +55,18 @@ def spellings() -> Mapping[str, tuple[Option, SpellingKind]]:
 
 def from_arguments(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
     """The settings of a command line. Raises ConfigError."""
+    return from_flags(parse_arguments(arguments), environ)
+
+
+def from_flags(values: Mapping[str, object], environ: Mapping[str, str]) -> Config:
+    """The settings of flags, by spelling, that a command line gave; None means not given.
+
+    Raises ConfigError.
+    """
     given = [
         Given(*spellings()[spelling], argument(spelling), value)
-        for spelling, value in parse_arguments(arguments).items()
+        for spelling, value in values.items()
+        if value is not None
     ]
     return _build(given, environ)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import gmtime, strftime
 from typing import Final, TextIO
 
+from router.flags import ConfigError
 from router.policies.marginal_utility import server_latency_seconds
 from tracking.trace import Decision, Trace, rfc3339
 
@@ -41,17 +42,21 @@ Row = Sequence[str | float | None]
 
 
 class DecisionCsv:
-    """Writes one file in `directory`, which is made. Raises OSError where that cannot be done."""
+    """Writes one file in `directory`, which is made. Raises ConfigError where that cannot be done."""
 
     def __init__(self, directory: str, router_id: str) -> None:
         folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
         started = strftime("%Y%m%d-%H%M%S", gmtime())
         self.path = folder / f"marginal_utility_{started}_{router_id}.csv"
         self.dropped = 0
         self._rows: list[Row] = []
         self._writing = threading.Lock()
-        self._file: TextIO = self.path.open("a", newline="", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = self.path.open("a", newline="", encoding="utf-8")
+        except OSError as error:
+            reason = f"cannot write in {directory!r}: {error.strerror}"
+            raise ConfigError(f"--marginal-utility-output-dir: {reason}") from None
         self._writer = csv.writer(self._file)
         self._writer.writerow(COLUMNS)
         self._file.flush()

@@ -16,7 +16,7 @@ import msgspec
 
 from router import tables
 from router.config import Config, masked
-from router.configure import from_keywords
+from router.configure import from_flags
 from router.flags import ENV_PREFIX, ConfigError
 from tracking import stats_query
 from tracking.client import ClientError, FullTrace, NotFound, Notice, Refused, SyncTraceClient
@@ -258,7 +258,7 @@ def run_clear(asked: argparse.Namespace) -> int:
             raise ConfigError("--url asks a router, --redis-url the store: give one of them")
         _write([f"{client_of(asked, deletes=True).clear()} traces deleted"])
         return OK
-    config = from_keywords(at_store, os.environ)
+    config = from_flags(at_store, os.environ)
     if config.redis_url is None:
         raise ConfigError("--redis-url: expected the URL of the store to clear")
     return asyncio.run(_clear_at_store(config, config.redis_url))
@@ -289,12 +289,10 @@ async def _clear_at_store(config: Config, redis_url: str) -> int:
 def client_of(asked: argparse.Namespace, *, deletes: bool = False) -> SyncTraceClient:
     """For the routers named, else for the one that would be started here. Raises ConfigError."""
     urls = asked.url or os.environ.get(URL_VARIABLE, "").split() or [asked.own_url]
+    key = key_of(asked, os.environ, deletes=deletes)
     try:
         return SyncTraceClient(
-            *urls,
-            api_key=key_of(asked, os.environ, deletes=deletes),
-            ca_file=asked.ca_cert,
-            timeout_seconds=asked.timeout,
+            *urls, api_key=key, ca_file=asked.ca_cert, timeout_seconds=asked.timeout
         )
     except ValueError as error:
         raise ConfigError(f"--url: {error}") from None
@@ -306,7 +304,7 @@ def key_of(asked: argparse.Namespace, environ: Mapping[str, str], *, deletes: bo
     """The key given, else that of the environment; to delete rather the administrator's."""
     given = {"api_key": asked.api_key, "api_key_file": asked.api_key_file}
     known = {name: environ[name] for name in KEY_VARIABLES if name in environ}
-    config = from_keywords(given, known)
+    config = from_flags(given, known)
     if deletes and not any(given.values()) and config.admin_api_key is not None:
         return config.admin_api_key
     return config.api_key
@@ -353,10 +351,9 @@ def _parameters(asked: argparse.Namespace) -> dict[str, str]:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise ValueError(text)
-    return count
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
 
 
 def _id(text: str) -> str:

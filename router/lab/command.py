@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from router.config import Config
-from router.configure import from_keywords
-from router.lab.model import WorkerModel
+from router.configure import from_flags
+from router.lab.model import WorkerModel, shared_part
 from router.lab.replay import Replay, Setting
 from router.lab.report import plot, table
 from router.lab.traces import TraceFileError, read_jobs
@@ -47,7 +47,8 @@ def replay_command(arguments: Sequence[str]) -> int:
         if left_out:
             sys.stderr.write(f"{left_out} lines without a time or a length are left out\n")
         said = (
-            f"{len(jobs)} requests in {jobs[-1].arrived:.0f} s; {_setting(setting)}\n"
+            f"{len(jobs)} requests in {jobs[-1].arrived:.0f} s, {shared_part(jobs):.0%} of their "
+            f"input shared; {_setting(setting)}\n"
             "Service times are modelled, not measured: "
             f"{model.prefill_tokens_per_second:g} tokens/s of prefill, one request at a time; "
             f"{asked.token_ms:g} ms a token; {model.cache_tokens} tokens of prefix cache (LRU) "
@@ -82,7 +83,7 @@ def _setting(setting: Setting) -> str:
 
 def _config(policy: str) -> Config:
     """The settings of policies come from the environment, as for `serve`."""
-    return from_keywords({"policy": policy}, os.environ)
+    return from_flags({"policy": policy}, os.environ)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ Its times are assumptions, not measurements: they let policies be compared, not 
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -69,3 +70,10 @@ class ModelledWorker:
             cache.move_to_end(block)
         while len(cache) > self._capacity:
             cache.popitem(last=False)
+
+
+def shared_part(jobs: Sequence[Job]) -> float:
+    """The part of all input, 0 to 1, that one worker with an endless cache would find there."""
+    endless = ModelledWorker(WorkerModel(cache_tokens=sys.maxsize))
+    cached = sum(endless.serve(job, job.arrived).cached_tokens for job in jobs)
+    return cached / sum(job.input_tokens for job in jobs)

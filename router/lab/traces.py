@@ -76,7 +76,8 @@ def read_jobs(path: str, *, limit: int | None, speed: float, seed: int) -> tuple
     try:
         found = list(_read(Path(path)))
     except (OSError, UnicodeDecodeError) as error:
-        raise TraceFileError(f"{path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise TraceFileError(f"{path}: {reason}") from None
     stored = sorted((one for one in found if one is not None), key=lambda one: one.at)[:limit]
     if not stored:
         raise TraceFileError(

@@ -157,6 +157,9 @@ async def test_what_is_wrong_is_told_in_a_line_and_by_the_status(app: App, run: 
     assert await run("list", "--status", "sleeping") == 2
     assert "parameter 'status' must be one of queued" in run.err
     assert await run("list", "--limit", "-1") == 2
+    assert "--limit: expected a whole number of at least 0, got '-1'" in run.err
+    assert await run("list", "--api-key-file", "/nowhere/key") == 2
+    assert run.err.startswith("trace-router: --api-key-file: cannot read '/nowhere/key': ")
     assert await run("list", "--nodes", "x") == 2
     assert "--nodes" in run.err
     assert await run("stats", "--api-key", "wrong") == 1

@@ -11,7 +11,7 @@ import pytest
 
 from router.cli import main
 from router.core.blocks import BOUNDARIES
-from router.lab.model import ModelledWorker, WorkerModel
+from router.lab.model import ModelledWorker, WorkerModel, shared_part
 from router.lab.replay import Outcome, Replay, Setting
 from router.lab.report import hottest, percentile, plot, table
 from router.lab.traces import BLOCK_TOKENS, Job, TraceFileError, read_jobs, spread
@@ -141,6 +141,13 @@ def test_prefills_wait_for_each_other_and_a_cached_prefix_is_not_computed(tmp_pa
     assert worker.busy_seconds == 2.0
 
 
+def test_what_is_shared_is_what_an_earlier_prompt_began_with(tmp_path: Path) -> None:
+    path = mooncake(
+        tmp_path / "m.jsonl", [(0, [1, 2]), (1, [1, 3]), (2, [4, 2]), (3, [1, 3, 5, 6])]
+    )
+    assert shared_part(jobs_of(path)) == 3 / 10
+
+
 def test_a_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
     requests = [(0, [1, 2]), (1, [3, 4]), (2, [1, 2]), (3, [5, 6]), (4, [3, 4]), (5, [1, 2])]
     path = mooncake(tmp_path / "m", requests)
@@ -233,7 +240,7 @@ def test_the_command_prints_what_it_assumed_and_what_came_of_it(
     said = capsys.readouterr().out
     assert "Service times are modelled, not measured" in said
     assert "2 workers, 2 replicas sharing after 0.05 s" in said
-    assert "258 requests" in said
+    assert "258 requests in 12 s, 74% of their input shared;" in said
     first = next(line for line in said.splitlines() if ":First" in line)
     assert first.split()[-1] == "2.00"
     ElementTree.parse(plotted)
@@ -243,9 +250,9 @@ def test_wrong_usage_of_the_command_is_named(
     talks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replay", str(talks), "--policy", "best"]) == 2
-    assert "expected one of random" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("trace-router: --policy: expected one of random")
     assert main(["replay", "/nowhere"]) == 1
-    assert "/nowhere" in capsys.readouterr().err
+    assert capsys.readouterr().err == "trace-router: /nowhere: No such file or directory\n"
     for words in (["--workers", "0"], ["--speed", "-1"], ["--limit", "1.5"], ["--token-ms", "x"]):
         with pytest.raises(SystemExit) as ended:
             main(["replay", str(talks), *words])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.decision_csv import DecisionCsv
+from router.flags import ConfigError
 from router.policies import Policy
 from router.policies.marginal_utility import NEEDED, WINDOW, Sample, Utility, utility
 from tests.choosing import built, ended, fleet, picks, prompt, shown
@@ -142,3 +145,12 @@ def test_the_order_in_which_replicas_hear_of_requests_does_not_matter() -> None:
             finish(chooser, "worker-0", at, tokens, latency)
         columns.append(chooser.choose(prompt("t"), fleet(0), 0.0).columns)
     assert columns[0] == columns[1]
+
+
+def test_a_directory_that_cannot_be_written_is_named_with_its_flag(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(
+        ConfigError, match=r"^--marginal-utility-output-dir: cannot write in .*/file"
+    ):
+        DecisionCsv(str(file), "router-0")
