@@ -22,7 +22,8 @@ INTRODUCTION = f"""\
 | from Python | `Router(trace_ttl=600)` |
 
 A flag or keyword wins over the environment, the environment over the default. A setting that cannot
-be used refuses the start with exit status 2 and a message that names the flag and what is allowed.
+be used refuses the start with exit status 2 and a message that names the flag and what is allowed; what
+shows only while starting (a port in use, a certificate or a policy's file that cannot be used) with 1.
 `--...-file PATH` reads the value from a file, for secrets. Secrets are never logged.
 
 Flags of `sglang_router.launch_router` 0.3.2 keep their names and defaults; three defaults differ:

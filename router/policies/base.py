@@ -2,8 +2,8 @@
 
 A policy lives in one file and registers beside itself. It is told the time and given its
 randomness; it never sees HTTP, Redis or a clock. To add one: write the file, decorate the class
-with `@policy("name")`, import it in `policies/__init__.py`; flags, `PolicyType` and the contract
-tests find it by its name.
+with `@policy("name")`, import it in `policies/__init__.py`, name it in `PolicyType`; flags and the
+contract tests find it by its name.
 """
 
 from __future__ import annotations
