@@ -67,8 +67,8 @@ def serve(config: Config) -> int:
     """Serve with logging set up; blocks until stopped and returns the exit status."""
     from router import processes
     from router.compiled import StaleModule, how
-    from router.config import effective
     from router.serving import run
+    from router.shown_settings import effective
 
     try:
         form = how()

@@ -7,7 +7,6 @@ help says otherwise, their defaults; those that do nothing here are declared in 
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -16,11 +15,8 @@ from msgspec import Meta
 from router.core.membership import Listed
 from router.flag_types import (
     HEADERS_RULE,
-    KEY_RULE,
     NAME_RULE,
     NODE_ID_RULE,
-    AdminKey,
-    ApiKey,
     AtLeast0,
     AtLeast1,
     HeaderName,
@@ -33,17 +29,17 @@ from router.flag_types import (
     Positive,
     RedisUrl,
     default_router_id,
-    parse_admin_key,
     parse_log_level,
     parse_mapping,
     parse_model_alias,
     parse_weights,
     parse_worker_url,
 )
-from router.flags import Flag, options_of, plain
+from router.flags import Flag
 from router.pd_flags import PdFlags
 from router.policy_file import ModelPolicy, PolicyFile, parse_model_policy, parse_policy
 from router.policytype import PolicyType
+from router.shown_settings import effective
 
 SERVER: Final = "Server"
 WORKERS: Final = "Workers"
@@ -51,7 +47,6 @@ ROUTING: Final = "Routing policy"
 MODELS: Final = "Many models"
 FORWARDING: Final = "Forwarding"
 TRACKING: Final = "Request tracking"
-ACCESS: Final = "Access"
 OBSERVING: Final = "Logs and metrics"
 
 
@@ -365,52 +360,6 @@ class Config(PdFlags, frozen=True, kw_only=True):
         AtLeast1, Flag(TRACKING, "Memory for traces that wait for Redis to come back.")
     ] = 268435456
 
-    # -- access
-    api_key: Annotated[
-        ApiKey | None,
-        Flag(
-            ACCESS,
-            "Key that clients must send as 'Authorization: Bearer KEY'. Also sent to the workers "
-            "of --worker-urls unless they have their own.",
-            file_twin=True,
-            secret=True,
-            allowed=KEY_RULE,
-        ),
-    ] = None
-    admin_api_key: Annotated[
-        ApiKey | None,
-        Flag(
-            ACCESS,
-            "Key for workers, cache flush and deletion; --api-key where not given.",
-            file_twin=True,
-            secret=True,
-            allowed=KEY_RULE,
-        ),
-    ] = None
-    worker_api_key: Annotated[
-        ApiKey | None,
-        Flag(
-            ACCESS,
-            "Key sent to the workers of --worker-urls; --api-key where not given.",
-            file_twin=True,
-            secret=True,
-            allowed=KEY_RULE,
-        ),
-    ] = None
-    control_plane_api_keys: Annotated[
-        tuple[AdminKey, ...],
-        Flag(
-            ACCESS,
-            "Further admin keys, ID:NAME:ROLE:KEY; role admin opens the admin routes, role user "
-            "nothing more than --api-key. In the environment one a line.",
-            secret=True,
-            allowed="ID:NAME:ROLE:KEY with role admin or user",
-            separator="\n",
-            parse=parse_admin_key,
-            metavar="ID:NAME:ROLE:KEY",
-        ),
-    ] = ()
-
     # -- logs and metrics
     log_level: Annotated[
         Literal["debug", "info", "warn", "error"],
@@ -450,14 +399,6 @@ class Config(PdFlags, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
     @property
-    def max_attempts(self) -> int:
-        return 1 if self.disable_retries else self.retry_max_retries
-
-    @property
-    def concurrency_limit(self) -> int | None:
-        return self.max_concurrent_requests if self.max_concurrent_requests > 0 else None
-
-    @property
     def static_workers(self) -> tuple[Listed, ...]:
         """The workers of the command line, in the order of their names."""
         if not self.pd_disaggregation:
@@ -467,35 +408,5 @@ class Config(PdFlags, frozen=True, kw_only=True):
             *(Listed(url, "decode") for url in self.decode),
         )
 
-    @property
-    def static_worker_key(self) -> str | None:
-        """The key sent to the workers of `worker_urls`."""
-        return self.worker_api_key or self.api_key
-
-    @property
-    def admin_keys(self) -> tuple[str, ...]:
-        """Each opens the admin routes; empty when there is no key at all."""
-        own = self.admin_api_key or self.api_key
-        keys = [key.key for key in self.control_plane_api_keys if key.role == "admin"]
-        return (*([own] if own else ()), *keys)
-
     def __repr__(self) -> str:
         return f"<Config {effective(self)}>"
-
-
-def effective(config: Config) -> str:
-    """What differs from the defaults, on one line, secrets masked."""
-    parts = []
-    for option in options_of(Config):
-        value = getattr(config, option.name)
-        if value != option.default:
-            parts.append(f"{option.name}={masked(value) if option.flag.secret else plain(value)}")
-    return " ".join(parts)
-
-
-def masked(secret: object) -> str:
-    """A secret as it may be shown: of a URL all but its password, else nothing."""
-    if isinstance(secret, str) and "://" in secret:
-        hidden = re.sub(r"://([^:@/]*):?.*@", r"://\1:***@", secret)
-        return re.sub(r"([?&](?:sentinel_)?password=)[^&#]*", r"\1***", hidden)
-    return "***"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-import msgspec
 from msgspec import Meta
 
+from router.access_flags import AccessFlags
 from router.flag_types import AtLeast0, AtLeast1, PathPrefix, Positive
 from router.flags import Flag
 
@@ -17,7 +17,7 @@ BREAKER: Final = "Circuit breaker"
 HEALTH: Final = "Health checks"
 
 
-class LimitFlags(msgspec.Struct, frozen=True, kw_only=True):
+class LimitFlags(AccessFlags, frozen=True, kw_only=True):
     """Time limits, admission, retries, breakers, health checks; see docs/reliability.md."""
 
     # -- time limits
@@ -122,3 +122,11 @@ class LimitFlags(msgspec.Struct, frozen=True, kw_only=True):
         PathPrefix, Flag(HEALTH, "Path asked at the worker.", allowed="a path that begins with /")
     ] = "/health"
     disable_health_check: Annotated[bool, Flag(HEALTH, "Do not check.")] = False
+
+    @property
+    def max_attempts(self) -> int:
+        return 1 if self.disable_retries else self.retry_max_retries
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        return self.max_concurrent_requests if self.max_concurrent_requests > 0 else None

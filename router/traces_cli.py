@@ -15,9 +15,10 @@ from typing import IO, Final, NoReturn
 import msgspec
 
 from router import tables
-from router.config import Config, masked
+from router.config import Config
 from router.configure import from_flags
 from router.flags import ENV_PREFIX, ConfigError
+from router.shown_settings import masked
 from tracking import stats_query
 from tracking.client import ClientError, FullTrace, NotFound, Notice, Refused, SyncTraceClient
 from tracking.client.asking import askable

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from router.config import Config, effective
+from router.config import Config
 from router.configure import from_arguments, from_keywords
 from router.core.membership import Listed
 from router.flag_docs import markdown
@@ -16,6 +16,7 @@ from router.flag_types import PrefillUrl
 from router.flags import ConfigError, Option, argument, options_of, variable
 from router.policies import REGISTRY, PolicyConfig
 from router.policytype import PolicyType
+from router.shown_settings import effective
 from router.worker_names import worker_names
 
 OPTIONS = options_of(Config)
