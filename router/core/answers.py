@@ -169,7 +169,7 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def parse_answer(data: bytes) -> Answer | None:
     """None for what is no JSON object."""
     answer = _parse(data)
-    if answer is not None:
+    if answer is not None and answer.choices is None:
         # Events of the Responses API wrap their object, and so does the first one of Anthropic's.
         inner = answer.message if answer.type == MESSAGE_START else answer.response
         if inner:
@@ -222,12 +222,14 @@ def in_parts(kind: type[S], data: bytes | msgspec.Raw) -> S | None:
 
 
 def read_answer(answer: Answer) -> AnswerFacts:
-    """The facts in one body or event."""
+    """The facts in one body or event. One with `choices` is of OpenAI's completions, and has nothing of
+    what others have instead."""
     facts = AnswerFacts(_identifier(answer.id))
-    report = EngineReport(_finish_reason(answer))
+    choices = answer.choices
+    report = EngineReport(_reason(answer) if choices is None else _worst_reason(choices))
     if (usage := answer.usage) is not None:
         _read_usage(usage, facts, report)
-    if (meta_info := answer.meta_info) is not None:
+    if choices is None and (meta_info := answer.meta_info) is not None:
         _read_meta_info(meta_info, facts, report)
     if (metadata := answer.metadata) is not None:
         report.weight_version = _label(metadata.weight_version)
@@ -235,7 +237,7 @@ def read_answer(answer: Answer) -> AnswerFacts:
         _read_timings(timings, facts, report)
     if error := answer.error:
         facts.error = _message(error)
-    elif answer.kind == "error" or answer.type == "error":
+    elif choices is None and (answer.kind == "error" or answer.type == "error"):
         facts.error = _message(_any(answer.message))
     reason = report.finish_reason
     facts.aborted = facts.error is not None or reason == ABORT
@@ -244,21 +246,24 @@ def read_answer(answer: Answer) -> AnswerFacts:
     return facts
 
 
-def _finish_reason(answer: Answer) -> str | None:
-    """OpenAI's (of several choices, the worst), Anthropic's, or how a Responses object stands."""
+def _worst_reason(choices: list[AnswerChoice]) -> str | None:
+    """Abort, where one of them says so; else what the last one says."""
     reason = None
-    if (choices := answer.choices) is not None:
-        for choice in choices:
-            if reason != ABORT:
-                reason = _label(choice.finish_reason) or reason
-    stop_reason = answer.stop_reason
-    if answer.type == "message_delta" and isinstance(answer.delta, Delta):
-        stop_reason = answer.delta.stop_reason
-    if stop_reason is not None:
-        reason = _label(stop_reason)
-    if answer.kind == "response" and answer.status not in ("queued", "in_progress"):
-        reason = ABORT if answer.status == "cancelled" else _label(answer.status)
+    for choice in choices:
+        if reason != ABORT:
+            reason = _label(choice.finish_reason) or reason
     return reason
+
+
+def _reason(answer: Answer) -> str | None:
+    """Anthropic's, or how a Responses object stands."""
+    if answer.kind == "response":
+        status = answer.status
+        if status not in ("queued", "in_progress"):
+            return ABORT if status == "cancelled" else _label(status)
+    if answer.type == "message_delta" and isinstance(answer.delta, Delta):
+        return _label(answer.delta.stop_reason)
+    return _label(answer.stop_reason)
 
 
 def _any(data: msgspec.Raw) -> object:
@@ -271,25 +276,25 @@ def _any(data: msgspec.Raw) -> object:
 def _read_usage(usage: Usage, facts: AnswerFacts, report: EngineReport) -> None:
     """OpenAI: chat and completions say prompt and completion, responses say input and output.
 
-    Anthropic's input tokens are those that were neither read from the cache nor written to it.
+    Anthropic's input tokens are those that were neither read from the cache nor written to it. Proxies
+    name both also beside prompt tokens, which are all.
     """
-    said, written, cached = usage.prompt_tokens, usage.completion_tokens, None
-    facts.input_tokens = usage.input_tokens if said is None else said
-    facts.output_tokens = usage.output_tokens if written is None else written
-    if (details := usage.prompt_tokens_details) is not None:
-        cached = details.cached_tokens
-    if cached is None and (details := usage.input_tokens_details) is not None:
-        cached = details.cached_tokens
-    facts.cached_tokens = cached
-    read = usage.cache_read_input_tokens
-    if facts.input_tokens is not None and read is not None:
+    said, written = usage.prompt_tokens, usage.completion_tokens
+    of_input, of_output = usage.prompt_tokens_details, usage.completion_tokens_details
+    read: int | None = None
+    if said is None and written is None:
+        said, written = usage.input_tokens, usage.output_tokens
+        of_input = of_input or usage.input_tokens_details
+        of_output = of_output or usage.output_tokens_details
+        read = usage.cache_read_input_tokens
+    facts.cached_tokens = None if of_input is None else of_input.cached_tokens
+    if said is not None and read is not None:
         facts.cached_tokens = read
-        facts.input_tokens += read + (usage.cache_creation_input_tokens or 0)
+        said += read + (usage.cache_creation_input_tokens or 0)
+    facts.input_tokens, facts.output_tokens = said, written
     reasoning = usage.reasoning_tokens
-    if reasoning is None and (details := usage.completion_tokens_details) is not None:
-        reasoning = details.reasoning_tokens
-    if reasoning is None and (details := usage.output_tokens_details) is not None:
-        reasoning = details.reasoning_tokens
+    if reasoning is None and of_output is not None:
+        reasoning = of_output.reasoning_tokens
     if reasoning is not None:
         report.reasoning_tokens = reasoning
 

@@ -402,6 +402,11 @@ def test_anthropics_input_is_what_was_cached_and_what_was_not():
     assert tokens(facts) == (14, 3, 8)
 
 
+def test_prompt_tokens_are_all_also_where_a_proxy_names_those_of_the_cache_beside_them():
+    beside = {"cache_read_input_tokens": 13, "cache_creation_input_tokens": 1}
+    assert tokens(body(CHAT, {"choices": [], "usage": usage(13) | beside})) == (83, 9, 13)
+
+
 def test_a_message_without_a_word_of_the_cache_leaves_it_unknown():
     facts = body("/v1/messages", message({"input_tokens": 14, "output_tokens": 3}))
     assert tokens(facts) == (14, 3, None)
