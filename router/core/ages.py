@@ -27,18 +27,21 @@ class Marks:
 
     def within(self, depth: int) -> int:
         """How many marks the first `depth` blocks have."""
-        return bisect_left(self.places, depth)
+        places = self.places
+        if places and places[-1] < depth:  # mostly all of a prompt is meant
+            return len(places)
+        return bisect_left(places, depth)
 
     def since(self, time: float, depth: int) -> int:
         """How many of the first `depth` blocks were used since then.
 
         Who uses a block uses all before it, even where we are told of the end alone.
         """
-        places, used = self.places, self.used
-        last = older = bisect_left(places, depth)
+        used = self.used
+        last = older = self.within(depth)
         while older and used[older - 1] < time:
             older -= 1
-        return depth if older == last else places[older]
+        return depth if older == last else self.places[older]
 
 
 class Ages:
@@ -53,12 +56,17 @@ class Ages:
 
     def marks(self, blocks: Sequence[int]) -> Marks:
         """What never was used, or too long ago to be remembered, was used at 0."""
-        # Its last three bits tell every eighth. They are written out: compiled, a name for them costs
-        # ten times as much.
-        places = [place for place in range(len(blocks)) if blocks[place] & 7 == 0]
-        marked = [blocks[place] for place in places]
+        places, marked, used = [], [], []
         young, old = self._young, self._old
-        return Marks(places, marked, [young.get(mark) or old.get(mark, 0) for mark in marked])
+        for place in range(len(blocks)):
+            # Its last three bits tell every eighth. They are written out: compiled, a name for them
+            # costs ten times as much.
+            if blocks[place] & 7 == 0:
+                block = blocks[place]
+                places.append(place)
+                marked.append(block)
+                used.append(young.get(block) or old.get(block, 0))
+        return Marks(places, marked, used)
 
     def used(self, block: int) -> int:
         return self._young.get(block) or self._old.get(block, 0)

@@ -133,15 +133,16 @@ class Breaker:
             return
         probing = permit._probing and self._free(permit)
         permit._done = True
-        if permit._epoch != self._epoch or verdict == "neutral":
+        if permit._epoch != self._epoch:
             return
-        if verdict == "failure":
+        if verdict == "success":
+            if self.state == "closed":
+                if self._failures:
+                    self._failures.clear()
+            elif probing:
+                self._succeeded()
+        elif verdict == "failure":
             self._failed(now)
-        elif self.state == "closed":
-            if self._failures:
-                self._failures.clear()
-        elif probing:
-            self._succeeded()
 
     def cancel(self, permit: Permit) -> None:
         """Give the permit back without an outcome (the client left). Harmless after `record`."""

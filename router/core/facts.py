@@ -144,7 +144,7 @@ def read_facts(
     `aliases` of models are given where requests are routed by model; then a form is asked, too.
     """
     fields = _NO_BODY
-    text_of = JSON_ROUTES[route] if route in JSON_ROUTES else None
+    text_of = JSON_ROUTES.get(route)
     if asked.readable:
         try:
             fields = parse(body)
@@ -218,12 +218,12 @@ def _any_int(digits: str) -> int | None:
 def _chat(body: Body) -> bytes:
     texts: list[str] = []
     if body.system is not None:
-        texts.extend(_content(body.system))
-    _say(body.messages, texts)
+        _say(body.system, texts)
+    _say_all(body.messages, texts)
     return _bytes(texts)
 
 
-def _say(messages: Messages | None, texts: list[str]) -> None:
+def _say_all(messages: Messages | None, texts: list[str]) -> None:
     for message in messages or ():
         if isinstance(message, str):
             texts.append(message)
@@ -232,13 +232,13 @@ def _say(messages: Messages | None, texts: list[str]) -> None:
         if isinstance(content, str):
             texts.append(content)
         elif content is not None:
-            texts.extend(_content(content))
+            _say(content, texts)
         if message.reasoning_content is not None:
-            texts.extend(_content(message.reasoning_content))
+            _say(message.reasoning_content, texts)
         if message.arguments is not None:
-            texts.extend(_content(message.arguments))
+            _say(message.arguments, texts)
         if message.output is not None:
-            texts.extend(_content(message.output))
+            _say(message.output, texts)
 
 
 def _messages(messages: object) -> Messages:
@@ -252,16 +252,16 @@ def _messages(messages: object) -> Messages:
     ]
 
 
-def _content(content: object) -> Iterator[str]:
+def _say(content: object, texts: list[str]) -> None:
     """A string, or the text parts of a list."""
     if isinstance(content, str):
-        yield content
+        texts.append(content)
     elif isinstance(content, list):
         for part in content:
             if isinstance(part, str):
-                yield part
+                texts.append(part)
             elif isinstance(part, dict) and isinstance(text := part.get("text"), str):
-                yield text
+                texts.append(text)
 
 
 def _completions(body: Body) -> bytes:
@@ -279,16 +279,19 @@ def _input(body: Body) -> bytes:
 
 
 def _responses(body: Body) -> bytes:
-    texts = [*_content(body.instructions)]
+    texts: list[str] = []
+    _say(body.instructions, texts)
     if isinstance(body.input, str):
         texts.append(body.input)
     else:
-        _say(_messages(body.input), texts)
+        _say_all(_messages(body.input), texts)
     return _bytes(texts)
 
 
 def _rerank(body: Body) -> bytes:
-    return _bytes(_content(body.query))
+    texts: list[str] = []
+    _say(body.query, texts)
+    return _bytes(texts)
 
 
 def _prompts(prompt: object) -> Iterator[str]:
@@ -357,11 +360,15 @@ def _max_tokens(body: Body, sampling: dict[str, object] | None) -> int | None:
 
 
 def _sequences(body: Body, sampling: dict[str, object] | None, ids: bytes) -> int:
-    prompts = 1
-    for prompt in (body.prompt, body.text):
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            prompts = len(prompt)
+    prompts = _texts(body.text) or _texts(body.prompt) or 1
     if ids:
         prompts = max(1, ids.count(b"[") - 1)
     n = _count(body.n if sampling is None else sampling.get("n"))
     return prompts * (n or 1)
+
+
+def _texts(prompt: object) -> int:
+    """How many there are in a list; 0 of anything else, and of a list of token ids."""
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return len(prompt)
+    return 0

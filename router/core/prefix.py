@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 from router.core.ages import TICK, Ages, Marks
 from router.core.blocks import BOUNDARIES, LARGEST_BLOCK_BYTES
 from router.core.evictions import Evictions
+from router.core.facts import RequestFacts
 
 # What one entry costs in CPython, measured up to 400,000 entries: 70 to 146 bytes of table, key and
 # set of nodes, and the allocator rounds up; 14 bytes more are every eighth one's age.
@@ -100,9 +101,9 @@ class PrefixIndex:
                 young[block] = holding | bit
         return time
 
-    def send(self, prompt: Prompt, node: str, sent: int, marks: Marks) -> Sent:
+    def send(self, request: RequestFacts, node: str, sent: int, marks: Marks) -> Sent:
         """`insert` a prompt of which `node` was sent the first `sent` blocks before."""
-        return Sent(self, prompt, node, sent, marks, self.insert(prompt.blocks, node, marks))
+        return Sent(self, request, node, sent, marks, self.insert(request.blocks, node, marks))
 
     def take_back(self, blocks: Sequence[int], node: str) -> None:
         """`node` does not hold these blocks, the end of a prefix, after all."""
@@ -125,17 +126,19 @@ class PrefixIndex:
 
     def depths(self, blocks: Sequence[int], nodes: Sequence[str]) -> tuple[list[int], list[int]]:
         """How many blocks from the start each of `nodes` holds, and some numbers among which all of
-        these are, rising up to the largest of them.
+        these are but 0, rising up to the largest of them.
 
         Cheapest where the same nodes are asked about again and again.
         """
         depths = [0] * len(nodes)
-        different = [0]
+        different: list[int] = []
         if not blocks:
             return depths, different
         self._ask(nodes)
         young, old = self._young, self._old
         mask = (young.get(blocks[0], 0) | old.get(blocks[0], 0)) & self._alive
+        if not mask:
+            return depths, different
         last = young.get(blocks[-1], 0) | old.get(blocks[-1], 0)
         depth = 1
         while mask:  # the nodes that hold so many blocks: fewer at each step
@@ -265,24 +268,23 @@ class PrefixIndex:
         )
 
 
-class Prompt(Protocol):
-    """What is asked of a request."""
-
-    blocks: list[int]
-    text_bytes: int
-
-
 class Sent:
     """A prompt on its way to a node that was sent a part of it before. It wants to be told how it
     went."""
 
-    __slots__ = ("_before", "_index", "_marks", "_node", "_prompt", "_time")
+    __slots__ = ("_before", "_index", "_marks", "_node", "_request", "_time")
 
     def __init__(
-        self, index: PrefixIndex, prompt: Prompt, node: str, before: int, marks: Marks, time: int
+        self,
+        index: PrefixIndex,
+        request: RequestFacts,
+        node: str,
+        before: int,
+        marks: Marks,
+        time: int,
     ) -> None:
         self._index = index
-        self._prompt = prompt
+        self._request = request
         self._node = node
         self._before = before
         self._marks = marks
@@ -293,7 +295,7 @@ class Sent:
 
         They begin with the first mark that nobody used since: what others sent there stays.
         """
-        blocks, ages = self._prompt.blocks, self._index.ages
+        blocks, ages = self._request.blocks, self._index.ages
         for place in self._marks.places[self._marks.within(self._before) :]:
             if ages.used(blocks[place]) == self._time:
                 self._index.take_back(blocks[place:], self._node)
@@ -306,12 +308,12 @@ class Sent:
         known = marks.within(self._before)
         if not known:
             return
-        prompt = self._prompt
-        reach = int(share * prompt.text_bytes * INEXACT) + LARGEST_BLOCK_BYTES
+        request = self._request
+        reach = int(share * request.text_bytes * INEXACT) + LARGEST_BLOCK_BYTES
         missed = 0
         if reach < BOUNDARIES[self._before]:
             missed = known - marks.within(bisect_right(BOUNDARIES, reach) - 1)
-        sent_at = self._time // TICK - len(prompt.blocks)
+        sent_at = self._time // TICK - len(request.blocks)
         ages = []
         used, first = marks.used, known
         while first:

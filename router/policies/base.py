@@ -211,14 +211,12 @@ def prefix_depths(prefixes: PrefixIndex, request: RequestFacts, nodes: Sequence[
     sent, different = prefixes.depths(blocks, nodes)
     marks = prefixes.ages.marks(blocks)
     kept = prefixes.kept(nodes, sent, marks)
-    most_kept = different[-1]
-    parts = {0: 0.0}
+    most_kept = different[-1] if different else 0
     if kept is not sent:
-        different += kept
-        most_kept = max(kept)
+        different, most_kept = [*{*different, *kept}], max(kept)
+    parts = {0: 0.0}
     for depth in different:  # most candidates share few
-        if depth not in parts:
-            parts[depth] = rounded_share(matched_bytes(depth, size) / size)
+        parts[depth] = rounded_share(matched_bytes(depth, size) / size)
     return Depths(sent, kept, parts, parts[most_kept], marks)
 
 

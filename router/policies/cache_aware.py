@@ -63,6 +63,9 @@ class CacheAwarePolicy(Policy):
         depths = prefix_depths(prefixes, request, nodes)
         matches = [depths.parts[depth] for depth in depths.kept]
         chosen, reason = _pick(in_flight, matches, depths, self._config, self._random)
+        ranks: Ranks = in_flight
+        if reason == "prefix_match" and len(candidates) > 2:  # of two the other one is next
+            ranks = _by_match(in_flight, matches)
         predicted = hit_rate = best = None
         if request.blocks:
             hit_rate = matches[chosen]
@@ -72,7 +75,7 @@ class CacheAwarePolicy(Policy):
             candidates[chosen],
             reason if len(candidates) > 1 else "only_candidate",
             {"in_flight": in_flight, "prefix_match": matches},
-            _by_match(in_flight, matches) if reason == "prefix_match" else in_flight,
+            ranks,
             predicted,
             hit_rate,
             best,
