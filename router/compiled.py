@@ -40,7 +40,7 @@ HOT: Final = tuple(
             " request request_log routing sending watch"
         ),
         "router/core": (
-            "admission ages answer_head answers asked blocks breaker engines evictions facts followers headers health ids kept"
+            "admission ages answer_head answers asked blocks breaker chunks engines evictions facts followers headers health ids kept"
             " known_length model_names outcome paths prefill prefix prefix_news retry rid rounding shared_load splice sse"
             " usage worker"
         ),

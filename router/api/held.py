@@ -28,10 +28,12 @@ class HeldExchange(Exchange):
         else:
             self._held = head
 
-    def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
+    def received(
+        self, payload: bytes, trailers: RawHeaders | None, chunk: bytes | None = None
+    ) -> None:
         due = payload or trailers is not None
         if self._held is None or (due and self._let_go()):
-            super().received(payload, trailers)
+            super().received(payload, trailers, chunk)
 
     @property
     def begun(self) -> bool:
@@ -71,9 +73,11 @@ class MergingExchange(HeldExchange):
             self._stream = head.content_type.startswith(b"text/event-stream")
         super().head_received(head)
 
-    def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
+    def received(
+        self, payload: bytes, trailers: RawHeaders | None, chunk: bytes | None = None
+    ) -> None:
         if self.head is not None and self.head.status >= 400:
-            super().received(payload, trailers)
+            super().received(payload, trailers, chunk)
             return
         self._waiting += payload
         self._trailers = trailers

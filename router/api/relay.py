@@ -22,6 +22,7 @@ import msgspec
 
 from router.core.answer_head import AnswerHead, Framing, RawHeaders
 from router.core.answers import AnswerFacts
+from router.core.chunks import CHUNK_END, CHUNK_HEADS
 from router.core.usage import ResponseScanner
 from router.errors import (
     FirstByteTimeout,
@@ -39,7 +40,6 @@ log = logging.getLogger("router.relay")
 
 EVENT_STREAM: Final = b"text/event-stream"
 LAST_CHUNK: Final = b"0\r\n\r\n"
-CHUNK_HEADS: Final = tuple(b"%x\r\n" % size for size in range(1024))  # of those that are short
 
 
 class ClientStream:
@@ -225,27 +225,35 @@ class Exchange(AnswerReceiver):
             self.scanner.stream = head.content_type[: len(EVENT_STREAM)] == EVENT_STREAM
         self._readable = head.content_encoding in (b"", b"identity")
 
-    def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
+    def received(
+        self, payload: bytes, trailers: RawHeaders | None, chunk: bytes | None = None
+    ) -> None:
         """Pass on what one read brought, in one write (each is a system call), then look at it."""
-        size, chunked = len(payload), self._framing.chunked
+        if chunk is not None and self._framing is IN_CHUNKS:  # it can go on as it came
+            self._client.write(chunk)
+            self._look_at(payload, self._now())
+            return
         head = self._unsent
-        if head:
-            self._unsent = b""
+        self._pass_on(head, payload, trailers)
+        if payload:
+            # What came with the head came when that did.
+            self._look_at(payload, self.last_byte_at if head else self._now())
+        if trailers is not None:
+            self._finish()
+
+    def _pass_on(self, head: bytes, payload: bytes, trailers: RawHeaders | None) -> None:
+        size, chunked = len(payload), self._framing.chunked
+        self._unsent = b""
         begin, end = head, b""
         if chunked and size:
             begin += CHUNK_HEADS[size] if size < len(CHUNK_HEADS) else b"%x\r\n" % size
-            end = b"\r\n"
+            end = CHUNK_END
         if chunked and trailers is not None:
             end += self._last_chunk(trailers)
         if size > LARGE_BYTES:
             self._client.writelines([begin, payload, end])
         elif data := begin + payload + end:
             self._client.write(data)
-        if size:
-            # What came with the head came when that did.
-            self._look_at(payload, self.last_byte_at if head else self._now())
-        if trailers is not None:
-            self._finish()
 
     def _last_chunk(self, trailers: RawHeaders) -> bytes:
         if not (trailers and self._facts.accepts_trailers):

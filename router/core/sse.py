@@ -6,6 +6,9 @@ a window at the end of the stream: at least `TAIL_BYTES` and at least the last `
 lines (an engine may repeat the whole answer in each event), but never more than `LARGEST_BYTES`.
 What it answers depends on the bytes alone, never on how they were cut.
 
+Pieces are kept in two generations: when the younger has all of the window, the elder is dropped, and
+the younger becomes the elder. So nothing is searched for where the window begins until that is asked.
+
 Events are counted as data lines: no inference engine writes an event in several. Lines end with
 `\\n` or `\\r\\n`.
 """
@@ -22,24 +25,36 @@ FIRST_EVENT_BYTES: Final = 64 * 1024
 DATA: Final = b"\ndata:"
 EVENT: Final = b"data:"
 NEWLINE: Final = b"\n"
-NEWLINE_BYTE: Final = NEWLINE[0]
+NEWLINE_BYTE: Final = 0x0A
 DONE: Final = b"[DONE]"
 SHORT_BYTES: Final = 1024
 MOST_PIECES: Final = 64  # each is an object: many small ones would take more than what is in them
-EDGE: Final = len(DATA) - 1  # of two pieces: what begins in one and ends in the other
+EDGE: Final = 5  # of two pieces: DATA that begins in one and ends in the other, one byte less
 
 
 class EventTail:
     """See the module. `events` have begun so far."""
 
-    __slots__ = ("_edge", "_first", "_first_wanted", "_pieces", "_size", "_trim_at", "events")
+    __slots__ = (
+        "_edge",
+        "_elder",
+        "_elder_events",
+        "_first",
+        "_first_wanted",
+        "_pieces",
+        "_settle_at",
+        "_size",
+        "events",
+    )
 
     def __init__(self) -> None:
         # With an end of line before it, the first line is found like any other.
-        self._edge = NEWLINE  # the end of what came, as far as an event may begin there
-        self._pieces = [self._edge]
-        self._size = 1
-        self._trim_at = 2 * TAIL_BYTES
+        self._edge = NEWLINE  # of what came
+        self._elder = self._edge
+        self._elder_events = 0  # events that had begun when the elder generation ended
+        self._pieces: list[bytes] = []  # the younger generation
+        self._size = 0
+        self._settle_at = TAIL_BYTES
         self._first: bytes | None = None
         self._first_wanted = True
         self.events = 0
@@ -48,22 +63,13 @@ class EventTail:
         """Take the next piece; returns how many events began in it."""
         if not payload:
             return 0
-        events = 0
-        # Mostly it is one event and no more, which a slice shows at a third of a search's cost.
-        if len(payload) > SHORT_BYTES or NEWLINE_BYTE in payload[:-EDGE]:
-            events = payload.count(DATA)
-        if self._edge == NEWLINE:
-            events += payload[:EDGE] == EVENT
-        else:
-            events += (self._edge + payload[:EDGE]).count(DATA)
-        self._edge = NEWLINE if payload[-1] == NEWLINE_BYTE else (self._edge + payload)[-EDGE:]
+        events = _begun(self._edge, payload)
+        self._edge = _next_edge(self._edge, payload)
         self.events += events
         self._pieces.append(payload)
         self._size += len(payload)
-        if self._size > self._trim_at:
-            self._trim()
-        elif len(self._pieces) > MOST_PIECES:
-            self._whole()
+        if self._size > self._settle_at or len(self._pieces) > MOST_PIECES:
+            self._settle()
         return events
 
     @property
@@ -95,19 +101,24 @@ class EventTail:
             end = at
 
     def _whole(self) -> bytes:
-        """All that is kept, from now on in one piece."""
-        if len(self._pieces) > 1:
-            self._pieces = [b"".join(self._pieces)]
-        return self._pieces[0]
+        """All that is kept."""
+        return self._elder + b"".join(self._pieces)
 
-    def _trim(self) -> None:
-        whole = self._whole()
-        if self._first_wanted and self.events:
-            self._find_first(whole)
-        kept = whole[_window_start(whole) :]
-        self._pieces = [kept]
-        self._size = len(kept)
-        self._trim_at = max(2 * TAIL_BYTES, 2 * len(kept))
+    def _settle(self) -> None:
+        """Begin a new generation, or put together what there is of this one."""
+        younger = b"".join(self._pieces)
+        # One event more than in the window: the line end before the first may be the elder's last byte.
+        enough = self._size > TAIL_BYTES and self.events - self._elder_events > TAIL_LINES
+        if enough or self._size > LARGEST_BYTES:
+            if self._first_wanted and self.events:
+                self._find_first(self._elder + younger)
+            large = self._size > 2 * TAIL_BYTES
+            self._elder = younger[_window_start(younger) :] if large else younger
+            self._elder_events = self.events
+            self._pieces, self._size, self._settle_at = [], 0, TAIL_BYTES
+        else:
+            self._pieces = [younger]
+            self._settle_at = max(TAIL_BYTES, 2 * self._size)
 
     def _find_first(self, whole: bytes) -> None:
         start = whole.find(DATA) + len(DATA)
@@ -115,6 +126,24 @@ class EventTail:
         if end >= 0:
             self._first = whole[start:end].strip()
         self._first_wanted = end < 0 and len(whole) - start < FIRST_EVENT_BYTES
+
+
+def _begun(edge: bytes, payload: bytes) -> int:
+    """How many events begin in `payload`, which came behind `edge`."""
+    # Mostly it is one and no more, which slices show at a third of a search's cost.
+    if (
+        edge == NEWLINE
+        and len(payload) <= SHORT_BYTES
+        and payload[:EDGE] == EVENT
+        and NEWLINE_BYTE not in payload[:-EDGE]
+    ):
+        return 1
+    return payload.count(DATA) + (edge + payload[:EDGE]).count(DATA)
+
+
+def _next_edge(edge: bytes, payload: bytes) -> bytes:
+    """The end of both, as far as an event may begin there."""
+    return NEWLINE if payload[-1] == NEWLINE_BYTE else (edge + payload)[-EDGE:]
 
 
 def _window_start(whole: bytes) -> int:

@@ -18,6 +18,7 @@ from typing import cast
 import httptools
 
 from router.core.answer_head import AnswerHead, RawHeaders
+from router.core.chunks import ends_chunk, only_chunk
 from router.errors import StaleConnection, UpstreamError, WorkerCut
 from router.outbox import Outbox
 from router.upstream.known_answers import KnownAnswers
@@ -44,9 +45,11 @@ class AnswerReceiver:
         """The rest of what the same read brought follows in `received`."""
         raise NotImplementedError
 
-    def received(self, payload: bytes, trailers: RawHeaders | None) -> None:
+    def received(
+        self, payload: bytes, trailers: RawHeaders | None, chunk: bytes | None = None
+    ) -> None:
         """What one read of the socket brought of an answer's body. With trailers, be it none of
-        them, the answer is whole."""
+        them, the answer is whole. `chunk` is all of the read, where that was one chunk behind others."""
         raise NotImplementedError
 
     def answer_broken(self, error: UpstreamError) -> None:
@@ -60,6 +63,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_at_chunk",
         "_between",
         "_bodiless",
         "_chunked",
@@ -113,6 +117,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head: AnswerHead | None = None  # of its answer, once it is whole
         self._head_bytes = 0
         self._complete = False
+        self._at_chunk = False  # the next of its body begins with what is read next
 
     def _reset(self) -> None:
         """What the parser has found of an answer."""
@@ -177,6 +182,11 @@ class UpstreamConnection(asyncio.Protocol):
         if receiver is None:  # a byte nobody asked for: never use this connection again
             self.abort()
             return
+        if self._at_chunk:
+            payload = only_chunk(data)
+            if payload is not None:
+                receiver.received(payload, None, data)
+                return
         between = self._between
         if between and not self._bodiless:
             head = self._known.again(data)
@@ -205,6 +215,7 @@ class UpstreamConnection(asyncio.Protocol):
                 # The answer to HEAD: llhttp waits for a body that will never come. Not reused.
                 payload, self._complete = b"", True
             if not self._complete:
+                self._at_chunk = ends_chunk(data, payload)
                 receiver.received(payload, None)
                 return
             if between and self._keep_alive and self._surplus_from is None:

@@ -159,11 +159,28 @@ async def test_the_first_token_is_the_first_event_not_a_comment_before_it():
     assert bench.exchange.first_token_at() == 115.0
 
 
+async def test_each_event_is_passed_on_and_looked_at_when_it_comes():
+    bench = Bench()
+    bench.begin()
+    bench.worker_says(HEAD)
+    for number in range(4):
+        bench.now += 0.2
+        bench.worker_says(chunk(EVENT))
+        assert bench.client.sent == OUR_HEAD + chunk(EVENT) * (number + 1)
+    assert bench.exchange.first_token_at() == 100.2
+    assert bench.gaps.counts() == [0, 3, 0]
+    bench.worker_says(b"0\r\n\r\n")
+    assert bench.client.sent == OUR_HEAD + chunk(EVENT) * 4 + b"0\r\n\r\n"
+    assert bench.exchange.facts().events == 4
+
+
 async def test_an_http_10_client_gets_the_body_without_chunks():
     bench = Bench(http11=False)
     bench.begin()
-    bench.worker_says(HEAD + chunk(EVENT) + b"0\r\n\r\n")
-    assert bench.client.sent == OUR_HEAD + EVENT
+    bench.worker_says(HEAD + chunk(EVENT))
+    bench.worker_says(chunk(EVENT))
+    bench.worker_says(chunk(EVENT) + b"0\r\n\r\n")
+    assert bench.client.sent == OUR_HEAD + EVENT * 3
     assert bench.exchange.until_close()
 
 

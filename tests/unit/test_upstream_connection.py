@@ -56,6 +56,7 @@ class Heard(AnswerReceiver):
         self.heads: list[AnswerHead] = []
         self.body = b""
         self.calls = 0
+        self.chunks = 0
         self.trailers: list[tuple[bytes, bytes]] | None = None
         self.error: UpstreamError | None = None
         self.refuse = refuse
@@ -68,8 +69,17 @@ class Heard(AnswerReceiver):
         if self.refuse is not None:
             self.refuse.abort()
 
-    def received(self, payload: bytes, trailers: list[tuple[bytes, bytes]] | None) -> None:
+    def received(
+        self,
+        payload: bytes,
+        trailers: list[tuple[bytes, bytes]] | None,
+        chunk: bytes | None = None,
+    ) -> None:
         assert self.heads and self.trailers is None and self.error is None
+        if chunk is not None:
+            assert chunk == b"%x\r\n%b\r\n" % (len(payload), payload)
+            assert trailers is None
+            self.chunks += 1
         self.calls += bool(payload)
         self.body += payload
         self.trailers = trailers
@@ -109,6 +119,55 @@ def test_an_answer_is_the_same_however_its_bytes_are_cut(
     assert heard.body == b"hello"
     assert heard.trailers == ([(b"X-Sum", b"7")] if answer is CHUNKED else [])
     assert heard.interim == ([100, 103] if answer is INTERIM else [])
+    assert connection.reusable()
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+# What could be taken for the frame of a chunk, or for the end of an event.
+TREACHEROUS = st.lists(
+    st.sampled_from([b"\n\n", b"\r\n", b"\n", b"\r", b"4", b"a\r\n", b"0\r\n", b"data: {}"]),
+    min_size=1,
+    max_size=6,
+).map(b"".join)
+CHUNK_FORMS = st.sampled_from([b"%x\r\n%b\r\n"] * 3 + [b"%X\r\n%b\r\n", b"0%x;e=1\r\n%b\r\n"])
+
+
+@given(
+    chunks=st.lists(st.tuples(CHUNK_FORMS, TREACHEROUS), min_size=1, max_size=6),
+    data=st.data(),
+)
+def test_a_chunk_that_a_read_consists_of_is_the_same_as_any(
+    chunks: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    pieces = [form % (len(payload), payload) for form, payload in chunks]
+    whole = STREAM_HEAD + b"".join(pieces) + b"0\r\n\r\n"
+    ends = [len(STREAM_HEAD)]
+    for piece in pieces:
+        ends.append(ends[-1] + len(piece))
+    most_ends = set(ends) - data.draw(st.sets(st.sampled_from(ends), max_size=2))
+    cuts = data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=2)) | most_ends
+    edges = [0, *sorted(cuts), len(whole)]
+    _, heard = exchange(*[whole[a:b] for a, b in zip(edges, edges[1:], strict=False)])
+    assert heard.body == b"".join(payload for _, payload in chunks)
+    assert heard.trailers == []
+
+
+def test_a_read_of_one_event_in_one_chunk_is_told_so_from_the_second_on() -> None:
+    event = b"data: {}\n\n"
+    chunk = b"%x\r\n%b\r\n" % (len(event), event)
+    connection, heard = exchange(STREAM_HEAD, chunk)
+    assert heard.chunks == 0
+    connection.data_received(chunk)
+    connection.data_received(chunk)
+    assert heard.chunks == 2
+    connection.data_received(chunk + chunk[:4])
+    connection.data_received(chunk[4:])
+    assert heard.chunks == 2
+    connection.data_received(chunk)
+    assert heard.chunks == 3
+    connection.data_received(b"0\r\n\r\n")
+    assert heard.body == event * 6
+    assert heard.trailers == []
     assert connection.reusable()
 
 

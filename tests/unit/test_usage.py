@@ -507,21 +507,35 @@ def test_the_facts_are_the_same_byte_by_byte(stream):
     assert facts == told(scanned(CHAT, [stream], stream=True))
 
 
+def kept(tail: EventTail) -> int:
+    """Bytes of memory."""
+    return sum(map(sys.getsizeof, [tail._elder, *tail._pieces]))
+
+
 def test_a_long_stream_of_small_events_is_kept_in_little():
     tail = EventTail()
     event = sse(chunk("word"), done=False)
     for _ in range(5000):
         tail.feed(event * 3)
     assert len(tail.window()) < TAIL_BYTES + len(event)
-    assert sum(map(len, tail._pieces)) <= 2 * TAIL_BYTES + 3 * len(event)
+    assert kept(tail) <= 3 * (TAIL_BYTES + 3 * len(event))
     assert tail.events == 15_000
+
+
+def test_a_stream_in_large_pieces_is_kept_in_little():
+    tail = EventTail()
+    event = sse(chunk("word"), done=False)
+    for _ in range(20):
+        tail.feed(event * 1000)
+        assert kept(tail) < 2 * TAIL_BYTES
+    assert tail.events == 20_000
 
 
 def test_a_stream_in_pieces_of_one_byte_is_kept_in_little():
     tail = EventTail()
     for byte in sse(chunk("word"), done=False) * 50:
         tail.feed(bytes((byte,)))
-        assert sum(map(sys.getsizeof, tail._pieces)) < 3 * TAIL_BYTES
+        assert kept(tail) < 4 * TAIL_BYTES
     assert tail.events == 50
 
 
