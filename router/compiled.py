@@ -50,7 +50,7 @@ HOT: Final = tuple(
             " power_of_two prefix_hash random receipt round_robin shortest_queue weighted"
         ),
         "router/upstream": "connection known_answers pool pools",
-        "tracking": "health histogram lifecycle lines recent record store sums trace waiters writer",
+        "tracking": "changes health histogram lifecycle lines recent record store sums trace waiters writer",
     }.items()
     for name in names.split()
 )

@@ -6,12 +6,12 @@ so a short request is written once, when it is over. Several calls may be under 
 is far away is kept up with; the store takes the newest version of a record in whatever order they
 arrive. What cannot be written is kept:
 
-    dirty     traces changed and not yet encoded, by key; the latest state wins
+    changes   traces changed and not yet encoded, and those that run (`tracking.changes`): they need no
+              copy, they can always be written again
     sending   records under way, by batch
-    backlog   terminal records the store has not taken, encoded, bounded in bytes, oldest dropped
+    backlog   terminal records the store has not taken (`tracking.spool`)
     recent    records committed lately (`tracking.recent`), to be sent again when the server turns
               out to be another one
-    open      traces of requests that still run; they need no copy, they can always be written again
 
 After a failure one call at a time tries again. When the store is back, new changes go first (they are
 what people look at) and the backlog follows in order, in steps, with a pause between.
@@ -27,6 +27,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from tracking.changes import Changes
 from tracking.health import StoreHealth
 from tracking.known import newest_by_id, once
 from tracking.lifecycle import LiveTrace
@@ -43,7 +44,7 @@ LINGER_SECONDS: Final = 0.010  # what runs is written 10 to 20 ms after it has c
 RETRY_SECONDS: Final = 0.25
 BACKFILL_PAUSE_SECONDS: Final = 0.005
 LANES: Final = 12  # calls under way at once: 3,800 records a second to a store 200 ms away
-MOST_DIRTY: Final = 30 * BATCH_RECORDS  # beyond, finished ones become bytes, which are bounded
+MOST_CHANGES: Final = 30 * BATCH_RECORDS  # beyond, finished ones become bytes, which are bounded
 RECENT_SECONDS: Final = 10.0
 DEFAULT_BUFFER_BYTES: Final = 256 << 20
 
@@ -87,15 +88,12 @@ class TraceWriter:
         self._health = health
         self._owner = owner
         self._now = now
-        self._buffer_bytes = buffer_bytes
         self._on_flush = on_flush
-        self._dirty: dict[str, LiveTrace] = {}
-        self._open: dict[str, LiveTrace] = {}
-        self._wait = 0  # the number of the current wait, or of the last
+        self._changes = Changes()
         self._ended = 0  # put since the last batch
         self._more = False  # the last batch had no room for all
         self._sending: dict[int, list[Record]] = {}
-        self._backlog = Spool()
+        self._backlog = Spool(buffer_bytes)
         self._recent = Recent(buffer_bytes // 4)
         self._lanes: dict[int, asyncio.Task[bool]] = {}  # by number of the batch
         self._batches = 0
@@ -105,30 +103,20 @@ class TraceWriter:
         self._hurry = asyncio.Event()
         self._idle = False  # the next change begins a wait
         self._timer: asyncio.TimerHandle | None = None
-        self._held = self._overflowing = False
-        self._flushed = self._dropped = self._flushes = self._failed_flushes = 0
+        self._held = False
+        self._flushed = self._unencodable = self._flushes = self._failed_flushes = 0
         self._flush_seconds = 0.0
 
     # --- the request path -----------------------------------------------------------------------
 
     def put(self, live: LiveTrace) -> None:
         """`live` has changed. Costs two dictionary stores, once for each batch; nothing is encoded or awaited."""
-        key = live.key
         if live.terminal:
-            self._open.pop(key, None)
             self._ended += 1
             if self._ended >= BATCH_RECORDS:
                 self._hurry.set()
-        if self._dirty.get(key) is live:
-            return  # it will be encoded as it is then
-        if live.revision <= live.sent_revision:
-            # Changed without a move: the store must see it as newer.
-            live.revision = live.sent_revision + 1
-        if not live.terminal:
-            self._open[key] = live
-        live.wait = self._wait
-        self._dirty[key] = live
-        self._changed()
+        if self._changes.put(live):
+            self._changed()
 
     # --- the writing task -----------------------------------------------------------------------
 
@@ -146,7 +134,7 @@ class TraceWriter:
 
     async def _linger(self) -> None:
         """Until a batch is due: a whole wait after a change, or when somebody hurries."""
-        idle = not self._dirty and (not self._backlog or self._backfill is not None)
+        idle = not self._changes and (not self._backlog or self._backfill is not None)
         enough = self._more or self._ended >= BATCH_RECORDS
         if not idle and (enough or self._waiters or not self._taking):
             return
@@ -163,7 +151,7 @@ class TraceWriter:
         """There is something to do: a wait begins, if none has."""
         if self._idle:
             self._idle = False
-            self._wait += 1
+            self._changes.begin_wait()
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._hurry.set)
 
     async def _wait_for_the_store(self) -> None:
@@ -171,18 +159,20 @@ class TraceWriter:
         while running := self._calls():
             await asyncio.wait(running)
         self._waiters.failed()
-        await self._spool_dirty()
+        await self._spool_ended()
         await asyncio.sleep(RETRY_SECONDS)  # a call that fails at once never yields
 
     async def _start_calls(self) -> None:
         self._ended, self._more = 0, False
-        if due := self._due():
+        # All, in order, where somebody waits for them or the store is tried again.
+        everything = bool(self._waiters) or not self._taking
+        if due := self._changes.due(BATCH_RECORDS, everything):
             lane = self._send(*self._take(due))
             if not self._taking:
                 await asyncio.wait([lane])  # a single try
             while len(self._lanes) >= LANES:
-                if len(self._dirty) > MOST_DIRTY:
-                    await self._spool_dirty()
+                if len(self._changes) > MOST_CHANGES:
+                    await self._spool_ended()
                 if self._lanes:  # they may have ended meanwhile
                     await asyncio.wait(self._lanes.values(), return_when=asyncio.FIRST_COMPLETED)
         if self._backlog and self._backfill is None:
@@ -231,10 +221,7 @@ class TraceWriter:
         """Commit the oldest of the backlog."""
         batch = self._backlog.oldest(BATCH_RECORDS, BATCH_BYTES)
         if await self._commit(batch):
-            for record in batch:
-                if self._backlog.find(record.key) is record:
-                    self._backlog.remove(record.key)
-            self._overflowing = False
+            self._backlog.stored(batch)
             await asyncio.sleep(BACKFILL_PAUSE_SECONDS)
 
     def _filled_in(self, _ended: asyncio.Task[None]) -> None:
@@ -262,25 +249,12 @@ class TraceWriter:
             self._on_flush(ended - started, len(batch))
         return True
 
-    def _due(self) -> list[str]:
-        """The keys of the next batch: what has ended, and what runs and has waited for one whole wait.
-        All, in order, where somebody waits for them or the store is tried again."""
-        everything, wait = bool(self._waiters) or not self._taking, self._wait
-        keys: list[str] = []
-        live: LiveTrace
-        for key, live in self._dirty.items():
-            if everything or live.terminal or live.wait < wait:
-                keys.append(key)
-                if len(keys) == BATCH_RECORDS:
-                    break
-        return keys
-
     def _take(self, keys: list[str]) -> tuple[int, list[Record]]:
-        """Encode these of the dirty ones, as many as a batch holds: its number, its records."""
+        """Encode these of the changes, as many as a batch holds: its number, its records."""
         batch: list[Record] = []
         taken = size = 0
         for key in keys:
-            record = self._encode(key, self._dirty.pop(key))
+            record = self._encode(self._changes.take(key))
             taken += 1
             if record is not None:
                 batch.append(record)
@@ -292,14 +266,14 @@ class TraceWriter:
         self._more = taken == BATCH_RECORDS or taken < len(keys)
         return self._batches, batch
 
-    def _encode(self, key: str, live: LiveTrace) -> Record | None:
+    def _encode(self, live: LiveTrace) -> Record | None:
         try:
             record = Record(live, self._owner, fresh=live.sent_revision == 0)
         except Exception:
             # One trace that cannot be encoded is a bug of ours; it must not stop the others.
-            log.exception("trace %r cannot be encoded and is dropped", key)
-            self._dropped += 1
-            self._open.pop(key, None)
+            log.exception("trace %r cannot be encoded and is dropped", live.key)
+            self._unencodable += 1
+            self._changes.forget(live.key)
             return None
         live.sent_revision = live.revision
         return record
@@ -307,27 +281,17 @@ class TraceWriter:
     def _restore(self, batch: Sequence[Record]) -> None:
         for record in batch:
             if record.terminal:
-                self._buffer(record)
-            elif (live := self._open.get(record.key)) is not None:
-                self._dirty.setdefault(record.key, live)
+                self._backlog.add(record)
+            else:
+                self._changes.put_again(record.key)
 
-    async def _spool_dirty(self) -> None:
+    async def _spool_ended(self) -> None:
         """While the store is away: finished traces become bytes, so that memory can be bounded."""
-        finished = [key for key, live in self._dirty.items() if live.terminal]
-        for done, key in enumerate(finished, 1):
-            live = self._dirty.pop(key, None)
-            if live is not None and (record := self._encode(key, live)) is not None:
-                self._buffer(record)
+        for done, key in enumerate(self._changes.ended(), 1):
+            if (record := self._encode(self._changes.take(key))) is not None:
+                self._backlog.add(record)
             if done % BATCH_RECORDS == 0:
                 await asyncio.sleep(0)
-
-    def _buffer(self, record: Record) -> None:
-        self._backlog.add(record)
-        while self._backlog.bytes > self._buffer_bytes and self._backlog.pop_oldest() is not None:
-            if not self._overflowing:
-                log.warning("trace buffer is full: the oldest traces are dropped")
-            self._overflowing = True
-            self._dropped += 1
 
     # --- the store's fate -----------------------------------------------------------------------
 
@@ -338,17 +302,17 @@ class TraceWriter:
     def release(self, rename: Callable[[str], str] | None = None) -> None:
         """Commit again, with node names as `rename` has them."""
         if rename is not None:
-            for live in self._running().values():
+            for live in self._changes.known().values():
                 rename_running(live, rename)
-            for record in chain(self._backlog.newest_first(), self._recent.newest_first()):
+            self._backlog.renamed(rename)
+            for record in self._recent.newest_first():
                 record.renamed(rename)
         self._held = False
 
     def rewrite_open(self) -> None:
         """Write every running request again: the fleet may hold them for lost."""
-        for key, live in self._open.items():
-            self._dirty.setdefault(key, live)
-        if self._dirty:
+        self._changes.put_all_again()
+        if self._changes:
             self._changed()
 
     def settle(self, at: float) -> None:
@@ -360,8 +324,8 @@ class TraceWriter:
         self.rewrite_open()
         for record in self._recent.take_all():
             # It is probably there: nothing that surely is not may be dropped for it.
-            if self._backlog.bytes + record.size <= self._buffer_bytes:
-                self._buffer(record)
+            if self._backlog.has_room_for(record):
+                self._backlog.add(record)
         self._changed()
 
     def forget(self, deleted: Callable[[Record], bool]) -> None:
@@ -371,9 +335,6 @@ class TraceWriter:
 
     # --- what is known here ---------------------------------------------------------------------
 
-    def _running(self) -> dict[str, LiveTrace]:
-        return {**self._open, **self._dirty}
-
     def _ended_on_the_way(self) -> list[Record]:
         """Of what was running when it was sent there is a newer version elsewhere: it runs still, or
         has ended since, and its end may be in a call that failed before this one."""
@@ -381,7 +342,7 @@ class TraceWriter:
 
     def known(self, ids: Sequence[str]) -> list[Record | None]:
         """The newest version known here, by request id, key or engine id; committed or not."""
-        newest = newest_by_id(self._running().values(), self._ended_on_the_way())
+        newest = newest_by_id(self._changes.known().values(), self._ended_on_the_way())
         found = [newest.get(one) or self._backlog.find(one) for one in ids]
         recent = self._recent.find([one for one, here in zip(ids, found, strict=True) if not here])
         return [
@@ -392,7 +353,7 @@ class TraceWriter:
     def all_known(self, budget: int) -> Iterator[Record]:
         """Records known here, each once, at most `budget`; roughly newest first."""
         everything = chain(
-            (Record(live, self._owner) for live in reversed(self._running().values())),
+            (Record(live, self._owner) for live in reversed(self._changes.known().values())),
             reversed(self._ended_on_the_way()),
             self._backlog.newest_first(),
             self._recent.newest_first(),
@@ -401,10 +362,12 @@ class TraceWriter:
 
     def stats(self) -> WriterStats:
         return WriterStats(
-            buffered=len(self._dirty) + sum(map(len, self._sending.values())) + len(self._backlog),
+            buffered=len(self._changes)
+            + sum(map(len, self._sending.values()))
+            + len(self._backlog),
             buffered_bytes=self._backlog.bytes,
             flushed_total=self._flushed,
-            dropped_total=self._dropped,
+            dropped_total=self._backlog.dropped + self._unencodable,
             failed_flushes_total=self._failed_flushes,
             flushes_total=self._flushes,
             flush_seconds_total=self._flush_seconds,
@@ -415,13 +378,13 @@ class TraceWriter:
     async def flush(self, timeout_seconds: float) -> bool:
         """Commit what was put before this call. False when that did not happen in time, or when
         finished traces from an outage still wait their turn."""
-        if not self._dirty and not self._sending:
+        if not self._changes and not self._sending:
             return not self._backlog
         if self._held or not self._health.up:
             return False
         self._hurry.set()
-        # The dictionary is a queue: what is dirty now is among the next this many taken.
-        waiting = self._waiters.wait(len(self._dirty), self._batches, timeout_seconds)
+        # They are a queue: what has changed by now is among the next this many taken.
+        waiting = self._waiters.wait(len(self._changes), self._batches, timeout_seconds)
         return await waiting and not self._backlog
 
     async def close(self, deadline_seconds: float) -> int:

@@ -440,6 +440,18 @@ async def test_provisional_names_never_reach_the_store():
     await bench.end()
 
 
+async def test_names_of_another_length_leave_the_buffer_counted_right():
+    bench = Bench()
+    bench.writer.hold()
+    bench.run()
+    bench.writer.put(live("done", node="worker-1"))
+    await bench.until(lambda: bench.writer.stats().buffered_bytes > 0)
+    bench.writer.release(lambda name: f"{name}-under-a-longer-name")
+    await bench.until(lambda: bench.writer.stats().buffered == 0)
+    assert bench.writer.stats().buffered_bytes == 0
+    await bench.end()
+
+
 @settings(max_examples=40)
 @given(
     steps=st.lists(
