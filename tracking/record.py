@@ -38,7 +38,7 @@ class Record:
     names: bytes
     """What a terminal record is counted by, as `write.lua` takes it; empty of what still runs."""
     facts: bytes
-    """Those of `sums.Finished` of a terminal record, a line with its end."""
+    """Those of `sums.Finished` of a terminal record."""
     size: int
     """Bytes it takes while it is kept here."""
 
@@ -114,7 +114,7 @@ class Record:
         if self.terminal:
             finished = msgspec.json.decode(self.facts, type=Finished)
             finished.node = trace.node_id
-            self.facts = _encode_lines((finished,))
+            self.facts = _encode(finished)
 
 
 def _made_of(ours: str, engine_id: str) -> bool:
@@ -195,7 +195,7 @@ def _tally(live: LiveTrace) -> tuple[bytes, bytes]:
         None if decision is None else decision.regret_tokens,
         "" if decision is None else decision.quality,
     )
-    return names, _encode_lines((facts,))
+    return names, _encode(facts)
 
 
 @lru_cache(maxsize=4096)

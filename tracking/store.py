@@ -156,7 +156,7 @@ class TraceStore:
                 finished.append(record.facts)
             fresh = b"1" if record.fresh else b""
             arguments += (record.key, record.stored, record.names, fresh)
-        arguments.insert(0, b"".join(finished)[:-1])
+        arguments.insert(0, b"\n".join(finished))
         reply = await self._run(self._background_seconds, "write", arguments)
         accepted, _added = cast("list[int]", reply)
         return accepted
