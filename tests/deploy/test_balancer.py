@@ -154,7 +154,16 @@ async def balancing(folder: Path, *replicas: Replica) -> AsyncIterator[Balancer]
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    "path", ["/metrics", "/metrics/", "/metrics?x=1", "/%6detrics", "//metrics", "/METRICS"]
+    "path",
+    [
+        "/metrics",
+        "/metrics/",
+        "/metrics?x=1",
+        "/%6detrics",
+        "//metrics",
+        "/METRICS",
+        "/engine_metrics",
+    ],
 )
 async def test_the_routers_numbers_are_not_for_everybody(tmp_path: Path, path: str) -> None:
     replica = Replica("a")
