@@ -23,7 +23,8 @@ from typing import Final
 
 from router.extension_names import literals, named
 
-# Bases that a class can do without: uvloop and asyncio ask for methods, and a type checker is done.
+# Bases that a class can do without: uvloop and asyncio ask for methods, of which a class has to have
+# all, and a type checker is done.
 LOOSE_BASES: Final = ("asyncio.Protocol", "Generic[")
 # Cython has none of these in what it calls directly.
 CLOSURES: Final = (

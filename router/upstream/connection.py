@@ -235,6 +235,11 @@ class UpstreamConnection(asyncio.Protocol):
             assert head.content_length is not None
             self._end(data[len(data) - head.content_length :])
 
+    def pause_writing(self) -> None:
+        """Nothing follows a request before its answer."""
+
+    def resume_writing(self) -> None: ...
+
     def eof_received(self) -> None:
         self.closed = True  # the transport closes itself, and tells it in the loop's next turn
 

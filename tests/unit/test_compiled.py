@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,11 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from router.compiled import HOT, ROOT, StaleModule, beside, build, clean, how
+from router.compiled import HOT, ROOT, StaleModule, beside, build, clean, how, sources
 
 
 def test_every_module_of_the_list_exists():
     assert [name for name in HOT if not (ROOT / name).exists()] == []
+
+
+def test_a_protocol_has_all_of_its_methods_itself_for_compiled_it_has_no_base():
+    asked = {name for name in dir(asyncio.Protocol) if not name.startswith("_")}
+    asked.remove("connection_made")  # `Line` takes over connections that have been made
+    lacking = {}
+    for path in sources(ROOT):
+        for each in ast.parse(path.read_text()).body:
+            if isinstance(each, ast.ClassDef) and "asyncio.Protocol" in map(
+                ast.unparse, each.bases
+            ):
+                has = {one.name for one in each.body if isinstance(one, ast.FunctionDef)}
+                lacking[each.name] = asked - has
+    assert lacking.keys() == {"ClientConnection", "UpstreamConnection", "Line"}
+    assert [name for name, missing in lacking.items() if missing] == []
 
 
 @pytest.fixture
