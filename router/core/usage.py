@@ -33,6 +33,9 @@ BODY_TAIL_BYTES: Final = 64 * 1024
 # Vectors are bulky and of no interest; usage comes behind them.
 BULKY_ROUTES: Final = frozenset({"/v1/embeddings", "/embed"})
 LEADING_SPACE_BYTES: Final = 64
+LONG_BYTES: Final = 4096  # below a third of this, to read a text costs less than to leave it out
+FIRST_CHOICE: Final = b',"choices":[{'
+FINISH_REASON: Final = b'"finish_reason":'
 EVENTS_READ: Final = 8  # from the end; the facts of a single answer are in the last three
 
 Sequence = int | None  # an event's `index` where one stream answers several prompts
@@ -119,12 +122,28 @@ class ResponseScanner:
 
 def body_facts(body: bytes) -> AnswerFacts:
     """What a whole JSON body says; of a list of answers, all of them together."""
-    answer = parse_answer(body)
+    answer = parse_answer(_without_text(body)) if len(body) > LONG_BYTES else None
+    if answer is None:
+        answer = parse_answer(body)
     if answer is not None:
         return read_answer(answer)
     if body[:LEADING_SPACE_BYTES].lstrip().startswith(b"["):
         return _together([read_answer(answer) for answer in parse_answers(body)])
     return _tail_facts(body[-BODY_TAIL_BYTES:])
+
+
+def _without_text(body: bytes) -> bytes:
+    """An OpenAI completion without what its first choice says before the finish reason: the text and its
+    probabilities, which are most of it and not read. Any other body as it is.
+
+    A quote within a JSON string follows a backslash, so that no text holds these names. Where the second
+    is that of something deeper, what is left is no JSON.
+    """
+    begin = body.find(FIRST_CHOICE)
+    end = body.find(FINISH_REASON, begin)
+    if begin < 0 or end < 0:
+        return body
+    return body[: begin + len(FIRST_CHOICE)] + body[end:]
 
 
 def _stream_facts(tail: EventTail) -> AnswerFacts:

@@ -244,6 +244,37 @@ def test_a_prompt_that_quotes_usage_is_not_believed():
     assert tokens(body(CHAT, {"usage": usage(), "text": text})) == (None, None, None)
 
 
+LONG_TEXT = (
+    'so it says ,"choices":[{"a":1,"finish_reason":"abort"}],"usage":{"prompt_tokens":1} ' * 60
+)
+
+
+def long_answer(*reasons: str | None, **of_message: object) -> bytes:
+    message = {"role": "assistant", "content": LONG_TEXT, **of_message}
+    choices = [
+        {"index": n, "message": message, "logprobs": None, "finish_reason": reason}
+        for n, reason in enumerate(reasons)
+    ]
+    answer = {"id": "c1", "object": "chat.completion", "choices": choices, "usage": usage(3)}
+    return json.dumps(answer, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (long_answer("stop"), "stop"),
+        (long_answer("abort", "stop"), "abort"),
+        (long_answer("stop", "abort"), "abort"),
+        (long_answer("stop", more={"a": 1, "finish_reason": "length"}), "stop"),
+        (long_answer("stop").replace(b"[", b'[{"finish_reason":"abort","index":1},', 1), "abort"),
+    ],
+)
+def test_what_a_long_text_says_is_not_believed(answer, reason):
+    facts = scanned(CHAT, [answer], stream=False)
+    assert tokens(facts) == (83, 9, 3)
+    assert (facts.engine_request_id, facts.finish_reason) == ("c1", reason)
+
+
 def test_a_body_that_was_cut_off_has_no_facts():
     whole = json.dumps({"choices": [], "usage": usage()}).encode()
     assert told(scanned(CHAT, [whole[:-20]], stream=False)) == told(AnswerFacts())
