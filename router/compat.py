@@ -30,6 +30,9 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     eviction_interval_secs: Annotated[
         int, Flag(UNUSED, "The prefix memory is bounded at every insert, not swept.")
     ] = 60
+    worker_startup_check_interval: Annotated[
+        int, Flag(UNUSED, "A worker that is not healthy is asked every second.", metavar="SECONDS")
+    ] = 30
     model_path: Annotated[str | None, TOKENIZER] = None
     tokenizer_path: Annotated[str | None, TOKENIZER] = None
     chat_template: Annotated[str | None, TOKENIZER] = None

@@ -126,10 +126,6 @@ class Config(PdFlags, frozen=True, kw_only=True):
     worker_startup_timeout_secs: Annotated[
         Positive, Flag(WORKERS, "How long a worker that is added may take to become healthy.")
     ] = 1800
-    worker_startup_check_interval: Annotated[
-        Positive,
-        Flag(WORKERS, "Pause between such checks, and between load polls.", metavar="SECONDS"),
-    ] = 30
     keepalive_timeout_secs: Annotated[
         Positive,
         Flag(

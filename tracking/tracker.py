@@ -36,7 +36,7 @@ from tracking.values import encode_cursor
 from tracking.view import Found, Page, StoreState, StoreUnavailable
 from tracking.worker_lists import change_worker, encode_found, read_workers
 from tracking.workers import FoundWorker, WorkerChange, WorkerLists
-from tracking.writer import DEFAULT_BUFFER_BYTES, TraceWriter, WriterStats
+from tracking.writer import DEFAULT_BUFFER_BYTES, TraceWriter
 
 log = logging.getLogger("tracking")
 
@@ -388,10 +388,6 @@ class Tracker:
             memory_bytes=0 if beat is None else beat.memory_bytes,
             memory_limit_bytes=0 if beat is None else beat.memory_limit_bytes,
         )
-
-    def writer_stats(self) -> WriterStats:
-        """The writer's numbers, for metrics; no I/O."""
-        return self._writer.stats()
 
     def _require_store(self) -> None:
         if not self._health.up:

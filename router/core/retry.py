@@ -8,8 +8,8 @@ Rules, in the order they are asked:
    last answer is passed through.
 3. Repeating must be harmless. Generating text is: it changes nothing at a worker but its cache,
    nobody has seen the lost answer, and the client pays once. So a request that was sent whole and
-   then lost is repeated, unless `repeat_sent` is off. What is not known to be generation (an
-   unknown POST passed through) is repeated only when the worker cannot have acted on it.
+   then lost is repeated. What is not known to be generation (an unknown POST passed through) is
+   repeated only when the worker cannot have acted on it.
 4. Another worker goes first, at once where the worker could not be reached. To the same worker
    (the last one left) only after a pause: back-off with jitter, or the worker's own `Retry-After`.
 5. A budget keeps retries from multiplying an outage. Failing over is not what multiplies it: a
@@ -38,7 +38,7 @@ class RetrySettings(msgspec.Struct, frozen=True, kw_only=True):
     """`--retry-*`. `max_attempts` counts the first one; `jitter_factor` is a share of the pause.
 
     A `Retry-After` beyond `max_retry_after_seconds` is not waited for: the answer goes to the
-    client, who can decide better. `budget_*`: see `RetryBudget`.
+    client, who can decide better.
     """
 
     max_attempts: int = 5
@@ -47,9 +47,6 @@ class RetrySettings(msgspec.Struct, frozen=True, kw_only=True):
     backoff_multiplier: float = 1.5
     jitter_factor: float = 0.2
     max_retry_after_seconds: float = 5.0
-    repeat_sent: bool = True
-    budget_ratio: float = 0.2
-    budget_min_per_second: float = 10.0
 
 
 class Failure(NamedTuple):
@@ -163,7 +160,7 @@ def next_move(
         return GiveUp("started")
     if not retryable(failure):
         return GiveUp("not_retryable")
-    if not _harmless(failure, situation, settings):
+    if not _harmless(failure, situation):
         return GiveUp("not_repeatable")
     if situation.attempts >= settings.max_attempts:
         return GiveUp("attempts")
@@ -182,12 +179,9 @@ def retryable(failure: Failure) -> bool:
     return failure.http_status in RETRYABLE_STATUSES
 
 
-def _harmless(failure: Failure, situation: Situation, settings: RetrySettings) -> bool:
-    if failure.unreached or failure.http_status in REFUSED_STATUSES:
-        return True
-    if not situation.repeatable:
-        return False
-    return settings.repeat_sent or failure.error is None
+def _harmless(failure: Failure, situation: Situation) -> bool:
+    not_begun = failure.unreached or failure.http_status in REFUSED_STATUSES
+    return not_begun or situation.repeatable
 
 
 def _pause(

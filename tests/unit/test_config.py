@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from router.policytype import PolicyType
 from router.shown_settings import effective
 from router.worker_names import worker_names
 
+ROOT = Path(__file__).parents[2]
 OPTIONS = options_of(Config)
 # A value for each kind of flag that differs from the default, as text and as it is read.
 SAMPLES: dict[str, tuple[str, object]] = {
@@ -424,3 +426,10 @@ def test_a_policy_made_without_settings_has_the_flags_defaults() -> None:
 def test_the_page_of_flags_is_current() -> None:
     page = Path(__file__).parents[2] / "docs" / "flags.md"
     assert page.read_text(encoding="utf-8") == markdown()
+
+
+def test_every_setting_that_acts_is_read_by_somebody() -> None:
+    """One that nobody reads is declared in compat.py, and the start says so."""
+    code = "".join(path.read_text() for path in (ROOT / "router").rglob("*.py"))
+    read = {*re.findall(r"\.(\w+)", code), *PolicyConfig.__struct_fields__}
+    assert [option.name for option in OPTIONS if option.name not in read] == []

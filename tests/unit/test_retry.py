@@ -150,13 +150,6 @@ def test_a_request_that_is_not_known_to_be_repeatable_is_repeated_only_if_it_was
         assert move(failure, repeatable=False) == GiveUp("not_repeatable")
 
 
-def test_repeating_what_was_sent_whole_can_be_turned_off() -> None:
-    careful = RetrySettings(jitter_factor=0, repeat_sent=False)
-    assert move(CUT, settings=careful) == GiveUp("not_repeatable")
-    assert move(REFUSED, settings=careful) == Retry(0)
-    assert move(status(500), settings=careful) == Retry(0.05)
-
-
 def test_without_budget_only_failing_over_is_left() -> None:
     assert move(status(500), budget=spent()) == GiveUp("budget")
     assert move(CUT, others_left=False, budget=spent()) == GiveUp("budget")
