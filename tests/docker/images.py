@@ -2,12 +2,14 @@
 
 They prove what docker-compose.yml and the Dockerfile do, not that the published images behave like
 them. So each is given what the published one is known for: its user, entry point, stop signal,
-volume. Grafana is not in Debian and has no stand-in.
+volume. Grafana is not in Debian and has no stand-in. Python is Debian's, or the one whose prefix
+`STAND_IN_PYTHON` names: built on this release of Debian, and of the version the Dockerfile asks for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import ssl
@@ -61,6 +63,15 @@ STAND_INS = {
     """,
 }
 
+# Its pip trusts what Debian's does.
+OTHER_PYTHON = """
+    COPY include /usr/local/include
+    COPY lib /usr/local/lib
+    COPY bin/python3 /usr/local/bin/python
+    ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+    RUN rm -r /usr/local/lib/python3.*/site-packages/* && ldconfig && python -m ensurepip --default-pip
+"""
+
 
 def named() -> set[str]:
     """The images that docker-compose.yml and the Dockerfile start from."""
@@ -82,9 +93,15 @@ def make_stand_ins(environment: Environment) -> None:
     base = f"stand-in:{hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]}"
     if not said(["docker", "images", "--quiet", base], environment):
         _import_debian(base, environment)
-    for image in sorted(named()):
+    bases = dict.fromkeys(named(), base)
+    if prefix := os.environ.get("STAND_IN_PYTHON"):
+        own = f"{base}-python"
+        build = ["docker", "build", "--quiet", "--tag", own, "--file", "-", prefix]
+        said(build, environment, given=f"FROM {base}\n{OTHER_PYTHON}")
+        bases |= {image: own for image in bases if image.startswith("python:")}
+    for image, base_image in sorted(bases.items()):
         build = ["docker", "build", "--quiet", "--network=host", "--tag", image, "-"]
-        said(build, environment, given=f"FROM {base}\n{STAND_INS[kind(image)]}")
+        said(build, environment, given=f"FROM {base_image}\n{STAND_INS[kind(image)]}")
 
 
 def _import_debian(name: str, environment: Environment) -> None:

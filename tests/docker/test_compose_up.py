@@ -22,7 +22,7 @@ from tests.docker.project import (
     until,
 )
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900, func_only=True)]
 
 SERVICES = {"redis", "router", "worker-0", "worker-1", "loadbalancer", "prometheus"}
 
@@ -102,6 +102,12 @@ async def test_nothing_runs_as_root_or_can_write_to_its_image(project: Project) 
         assert int(caps, 16) == 0, name
         refused = container.run("sh", "-c", "touch /usr/here")
         assert "Read-only file system" in refused.stderr, name
+
+
+async def test_what_forwards_requests_is_compiled_in_our_image(project: Project) -> None:
+    for router in project.containers("router"):
+        asked = router.run("python", "-c", "from router.compiled import how; print(how())")
+        assert asked.stdout.strip() == "compiled", asked.stderr
 
 
 async def test_the_first_process_is_the_program_itself(project: Project) -> None:

@@ -14,7 +14,7 @@ from tests.docker.engine import Environment
 from tests.docker.project import BALANCER, Client, asking, running, until
 from tests.processes import Processes, SimWorker
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900, func_only=True)]
 
 KEY = "sesame"
 
