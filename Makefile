@@ -68,7 +68,7 @@ e2e-engines: install demo-parts ## the router before real vLLM and SGLang, on th
 	$(BIN)/python -m tests.engines.install .engines
 	TRACE_ROUTER_ENGINES=.engines $(BIN)/python -m pytest -rs tests/engines
 
-e2e-compose: install ## docker compose for real, in an engine of its own: as root, on Debian; 5 minutes, the first time 12
+e2e-compose: install ## docker compose for real, in an engine of its own: as root, on Debian; 5 minutes, and 6 more to compile what has changed
 	$(BIN)/python -m pytest tests/docker -m docker
 
 demo: demo-parts ## two real workers, two routers, one store; until Ctrl-C
