@@ -8,6 +8,7 @@ is that of Prometheus' native histograms at schema 3, shifted to begin at a micr
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from math import ceil, inf, log2, nextafter
 from typing import Final, TypeVar
@@ -51,18 +52,15 @@ _UP_TO: Final = (*map(_largest, range(_LAST)), inf)
 
 
 def histogram_of(values: Iterable[float]) -> Histogram:
-    """Of many values: in order, so that most are only compared with the end of a bucket."""
+    """Of many values: in order, so that where a bucket ends is searched for."""
+    ordered = sorted(values)
     counts: Histogram = {}
-    index, up_to, count = 0, -inf, 0
-    for value in sorted(values):
-        if value > up_to:
-            if count:
-                counts[index] = count
-            index = bucket(value)
-            up_to, count = _UP_TO[index], 0
-        count += 1
-    if count:
-        counts[index] = count
+    start, length = 0, len(ordered)
+    while start < length:
+        index = bucket(ordered[start])
+        end = bisect_right(ordered, _UP_TO[index], start)
+        counts[index] = end - start
+        start = end
     return counts
 
 

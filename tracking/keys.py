@@ -18,7 +18,7 @@ expiries after a write are renewed once a second.
     hour:<epoch>:<n>       hash    p:<policy>, m:<model>; #r, #p, #m: how many    lifetime + 1 h
     minute:<epoch>:<n>:<k> hash   sums of the same by name, of kind k: all,       4 h
     hour:<epoch>:<n>:<k>   hash   node, model, policy, route (`sums.py`)        lifetime + 1 h
-    finished               list   facts of finished requests to be summed up    lifetime after write
+    ended                  list   lines of finished requests to be summed up    lifetime after write
     open:<owner>           set     keys of a replica's unfinished requests        lifetime after write
     owners                 set     replicas that have had an `open` set           lifetime after write
     feed                   stream  rows as they change, the last 10,000, while    5 min after the
@@ -50,7 +50,7 @@ INDEX_TEXT_BYTES: Final = 200  # longer names are cut in indexes, so that a meta
 
 PATTERNS: Final = (
     "r:", "all", "node:", "status:", "session:", "id:", "engine:", "nodes-seen", "minute:", "hour:",
-    "finished", "open:", "owners", "feed", "settings", "replicas", "replica:", "nodes", "total",
+    "ended", "open:", "owners", "feed", "settings", "replicas", "replica:", "nodes", "total",
     "schema", "prefixes", "prefixes-bytes", "workers", "worker:", "workers-version",
     "workers-epoch",
 )  # fmt: skip

@@ -13,10 +13,10 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
+from tracking.finished import MINUTE_US, Finished, at_node, group_text
 from tracking.keys import INDEX_TEXT_BYTES, index_text
 from tracking.lifecycle import LiveTrace
 from tracking.size import LARGEST_RECORD, LARGEST_ROW, fitted
-from tracking.sums import MAX_NAME, Finished
 from tracking.trace import Attempt, Candidate, Decision, Status, Trace, TraceDetail, join_parts
 
 _encoder: Final = msgspec.json.Encoder()
@@ -29,7 +29,7 @@ class Record:
     """One version of one trace, encoded. `fresh`: none was sent to the store before."""
 
     __slots__ = (
-        "arrived_us", "engine_id", "facts", "fresh", "key", "names", "node_id", "owner", "request_id",
+        "arrived_us", "engine_id", "finished", "fresh", "key", "names", "node_id", "owner", "request_id",
         "revision", "session_id", "size", "status", "stored", "terminal",
     )  # fmt: skip
 
@@ -37,8 +37,8 @@ class Record:
     """The record as the store keeps it."""
     names: bytes
     """What a terminal record is counted by, as `write.lua` takes it; empty of what still runs."""
-    facts: bytes
-    """Those of `sums.Finished` of a terminal record."""
+    finished: Finished | None
+    """What is summed up of a terminal record."""
     size: int
     """Bytes it takes while it is kept here."""
 
@@ -55,7 +55,7 @@ class Record:
         self.engine_id = live.engine_request_id
         self.session_id = live.session_id
         self._encode(live.row(), live.detail(), _receipt(live))
-        self.names, self.facts = _tally(live) if live.terminal else (b"", b"")
+        self.names, self.finished = _tally(live) if live.terminal else (b"", None)
 
     def _encode(self, trace: Trace, detail: TraceDetail, receipt: Raw | None) -> None:
         self.stored = _stored(self._meta(), trace, detail, receipt)
@@ -111,10 +111,8 @@ class Record:
         _rename_nodes(trace, detail, rename)
         self.node_id = trace.node_id
         self._encode(trace, detail, None)
-        if self.terminal:
-            finished = msgspec.json.decode(self.facts, type=Finished)
-            finished.node = trace.node_id
-            self.facts = _encode(finished)
+        if self.finished is not None:
+            self.finished = at_node(self.finished, trace.node_id)
 
 
 def _made_of(ours: str, engine_id: str) -> bool:
@@ -176,14 +174,20 @@ def _stored(meta: Raw, trace: Trace, detail: TraceDetail, receipt: Raw | None) -
     return stored
 
 
-def _tally(live: LiveTrace) -> tuple[bytes, bytes]:
-    """Names to count by, and the facts of `sums.Finished`, without an object made of them."""
+def _tally(live: LiveTrace) -> tuple[bytes, Finished]:
+    """Names to count by, and what is summed up."""
     decision = live.decision
-    names, who = _tally_names(live.node_id, live.route, live.routing_policy, live.model)
-    facts = (
-        live.arrived_us,
-        who,
+    names, group = _counted_by(
+        live.arrived_us // MINUTE_US,
+        live.node_id,
+        live.model,
+        live.routing_policy,
+        live.route,
         live.status,
+        "" if decision is None else decision.quality,
+    )
+    return names, (
+        group,
         live.queue_seconds,
         live.ttft_seconds,
         live.duration_seconds,
@@ -193,17 +197,22 @@ def _tally(live: LiveTrace) -> tuple[bytes, bytes]:
         live.cache_hit_rate,
         live.predicted_cached_tokens,
         None if decision is None else decision.regret_tokens,
-        "" if decision is None else decision.quality,
     )
-    return names, _encode(facts)
 
 
-@lru_cache(maxsize=4096)
-def _tally_names(node: str, route: str | None, policy: str, model: str | None) -> tuple[bytes, Raw]:
-    """The names in one line; and as `Finished` has them: four elements of its array, encoded."""
-    line = b"\t".join(map(index_text, (route, policy, model)))
-    who = (node, (route or "")[:MAX_NAME], policy, (model or "")[:MAX_NAME])
-    return line, Raw(_encoded(who)[1:-1])
+@lru_cache(maxsize=1024)
+def _counted_by(
+    minute: int,
+    node: str,
+    model: str | None,
+    policy: str,
+    route: str | None,
+    status: str,
+    quality: str,
+) -> tuple[bytes, str]:
+    """As `write.lua` takes the names, and as `tracking.finished` has the group."""
+    names = b"\t".join(map(index_text, (route, policy, model)))
+    return names, group_text(minute, node, model, policy, route, status, quality)
 
 
 def _encoded(part: object) -> bytes:

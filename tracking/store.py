@@ -19,6 +19,7 @@ from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, ResponseE
 from tracking.advice import Server, examine
 from tracking.connect import FAILURES, Client, close, connect
 from tracking.feed import FeedEvent, FeedPage, Place, parse_place
+from tracking.finished import Finished, write_lines
 from tracking.keys import SCHEMA, Keys, index_text
 from tracking.lines import Argument, Lines, Reply, Start
 from tracking.paging import SCAN_BUDGET, Listed, arrived_us, read_page
@@ -148,15 +149,15 @@ class TraceStore:
     async def write(self, records: Sequence[Record]) -> int:
         """Write at most 100 records; those older than what is stored change nothing. How many
         were taken."""
-        finished: list[bytes] = []
+        finished: list[Finished] = []
         arguments: list[Argument] = []
         record: Record
         for record in records:
-            if record.terminal:
-                finished.append(record.facts)
+            if record.finished is not None:
+                finished.append(record.finished)
             fresh = b"1" if record.fresh else b""
             arguments += (record.key, record.stored, record.names, fresh)
-        arguments.insert(0, b"\n".join(finished))
+        arguments.insert(0, write_lines(finished)[:-1])
         reply = await self._run(self._background_seconds, "write", arguments)
         accepted, _added = cast("list[int]", reply)
         return accepted

@@ -1,8 +1,8 @@
 """What is summed up of finished requests: for each minute and hour, over all and by four names.
 
-`write` leaves one line of facts (`Finished`) for each request with its terminal status. `sum_up` adds
-many lines to sums of a bounded size, whatever their number; `tracking.tallies` keeps those in the
-store. Sums are by arrival: a window shows the requests that arrived in it and are over.
+`sum_up` adds many lines of the log of finished requests to sums of a bounded size, whatever their
+number; `tracking.tallies` keeps those in the store. Sums are by arrival: a window shows the requests
+that arrived in it and are over.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
+from tracking.finished import MINUTE_US, Finished, group_of, read_lines
 from tracking.histogram import Histogram, add, histogram_of, quantiles
-from tracking.keys import index_text
 
 Kind = Literal["node", "model", "policy", "route"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -22,38 +22,12 @@ Level = Literal["minute", "hour"]
 ALL: Final = "all"  # the kind, and the only name, of the sums over everything
 MAX_NAMES: Final = 64  # of a kind in one minute or hour; models are the clients' words
 OTHER: Final = "other"
-MAX_NAME: Final = 200  # characters, of what clients write
 MINUTES_SECONDS: Final = 2 * 3600  # longer windows are read by the hour
 AHEAD_US: Final = 5_000_000  # so far may the clocks of routers be ahead
 AT_ONCE: Final = 256  # requests that are counted without a pause
-_MINUTE: Final[tuple[Level, int]] = ("minute", 60_000_000)
-_HOUR: Final[tuple[Level, int]] = ("hour", 3_600_000_000)
+_MINUTE: Final[tuple[Level, int]] = ("minute", MINUTE_US)
+_HOUR: Final[tuple[Level, int]] = ("hour", 60 * MINUTE_US)
 _QUANTILES: Final = (0.5, 0.9, 0.95, 0.99)
-
-
-class Finished(msgspec.Struct, array_like=True, gc=False):
-    """The facts of one finished request that are summed up, as `tracking.record` writes them, with
-    route and model of at most `MAX_NAME` characters. None and empty: not known."""
-
-    arrived_us: int
-    node: str
-    route: str
-    policy: str
-    model: str
-    status: str
-    queue_seconds: float | None = None
-    ttft_seconds: float | None = None
-    duration_seconds: float | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    cache_hit_rate: float | None = None
-    predicted_cached_tokens: int | None = None
-    regret_tokens: int | None = None
-    quality: str = ""
-
-
-_decode_lines: Final = msgspec.json.Decoder(Finished).decode_lines
 
 
 class Sums(msgspec.Struct, omit_defaults=True):
@@ -83,10 +57,8 @@ class Sums(msgspec.Struct, omit_defaults=True):
     def requests(self) -> int:
         return sum(self.statuses.values())
 
-    def count(self, requests: Iterable[Finished]) -> None:
-        """Add these requests."""
-        statuses: list[str] = []
-        qualities: list[str] = []
+    def count(self, status: str, quality: str, requests: Sequence[Finished]) -> None:
+        """Add these requests, which are all of this status and quality. Empty: not known."""
         input_tokens = output_tokens = cached_tokens = regret_tokens = 0
         predicted_tokens = error_tokens = hit_rates_known = 0
         hit_rates = 0.0
@@ -95,36 +67,34 @@ class Sums(msgspec.Struct, omit_defaults=True):
         speeds: list[float] = []
         first_tokens: list[float] = []
         gaps: list[float] = []
-        for one in requests:
-            statuses.append(one.status)
-            if quality := one.quality:
-                qualities.append(quality)
-            if prompt := one.input_tokens:
+        for _, wait, first, seconds, prompt, tokens, cached, rate, predicted, regret in requests:
+            if prompt:
                 input_tokens += prompt
-            if regret := one.regret_tokens:
+            if regret:
                 regret_tokens += regret
-            if (cached := one.cached_tokens) is not None:
+            if cached is not None:
                 cached_tokens += cached
-                if (predicted := one.predicted_cached_tokens) is not None:
+                if predicted is not None:
                     predicted_tokens += predicted
                     error_tokens += abs(predicted - cached)
-            if (rate := one.cache_hit_rate) is not None:
+            if rate is not None:
                 hit_rates += rate
                 hit_rates_known += 1
-            if (wait := one.queue_seconds) is not None:
+            if wait is not None:
                 waits.append(wait)
-            tokens = one.output_tokens or 0
-            output_tokens += tokens
-            if (seconds := one.duration_seconds) is not None:
+            if tokens:
+                output_tokens += tokens
+            if seconds is not None:
                 durations.append(seconds)
                 if tokens and seconds > 0:
                     speeds.append(tokens / seconds)
-                if (first := one.ttft_seconds) is not None:  # of streams only
+                if first is not None:
                     first_tokens.append(first)
-                    if tokens > 1:
+                    if tokens and tokens > 1:
                         gaps.append(max(0.0, seconds - first) / (tokens - 1))
-        add(self.statuses, _counted(statuses))
-        add(self.qualities, _counted(qualities))
+        add(self.statuses, {status: len(requests)})
+        if quality:
+            add(self.qualities, {quality: len(requests)})
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         self.cached_tokens += cached_tokens
@@ -187,11 +157,6 @@ class Sums(msgspec.Struct, omit_defaults=True):
         return shown
 
 
-def _counted(words: list[str]) -> dict[str, int]:
-    """How often each of a few words is there, in the order they came in."""
-    return {word: words.count(word) for word in dict.fromkeys(words)}
-
-
 DISTRIBUTIONS: Final = tuple(
     field.name for field in msgspec.structs.fields(Sums) if field.type == Histogram
 )
@@ -241,21 +206,20 @@ Summed = dict[Place, dict[str, Sums]]
 async def sum_up(elements: Iterable[bytes], pause: Callable[[], Awaitable[None]]) -> Summed:
     """Sums by place and name of the requests in these elements of the log, lines of `Finished`.
 
-    Some 4 µs a request; `pause` is awaited after each millisecond of work at the latest.
+    Some 2 µs a request; `pause` is awaited after each millisecond of work at the latest.
     """
-    _, minute_us = _MINUTE
-    requests: defaultdict[tuple[int, str, str, str, str], list[Finished]] = defaultdict(list)
+    groups: defaultdict[str, list[Finished]] = defaultdict(list)
     for element in elements:
-        for one in _decode_lines(element):
-            minute = one.arrived_us // minute_us
-            # The names as KINDS has them.
-            requests[minute, one.node, one.model, one.policy, one.route].append(one)
+        for one in read_lines(element):
+            groups[one[0]].append(one)
         await pause()
     minutes: defaultdict[int, dict[Names, Sums]] = defaultdict(dict)
-    for (minute, *names), group in requests.items():
-        counted = minutes[minute][tuple(names)] = Sums()
-        for start in range(0, len(group), AT_ONCE):
-            counted.count(group[start : start + AT_ONCE])
+    for text, requests in groups.items():
+        minute, *names, status, quality = group_of(text)
+        counted = minutes[minute].setdefault(tuple(names), Sums())
+        while requests:  # which are freed as they are counted, not all at once in the end
+            counted.count(status, quality, requests[-AT_ONCE:])
+            del requests[-AT_ONCE:]
             await pause()
     summed: Summed = {}
     for minute, by_names in minutes.items():
@@ -264,8 +228,7 @@ async def sum_up(elements: Iterable[bytes], pause: Callable[[], Awaitable[None]]
             rest: dict[Names, Sums] = {}
             for (name, *others), sums in by_names.items():
                 if name:
-                    shown = index_text(name).decode("utf-8", "ignore")
-                    _merge(summed, Place("minute", minute, kind), shown, sums)
+                    _merge(summed, Place("minute", minute, kind), name, sums)
                 rest.setdefault(tuple(others), Sums()).merge(sums)
                 await pause()
             by_names = rest

@@ -77,6 +77,7 @@ PURE = (
     "tracking.exported",
     "tracking.feed",
     "tracking.filters",
+    "tracking.finished",
     "tracking.histogram",
     "tracking.keys",
     "tracking.lifecycle",

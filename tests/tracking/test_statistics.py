@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.traces import live, now_us, record
+from tracking.finished import Finished, write_lines
 from tracking.histogram import bucket
+from tracking.lifecycle import LiveTrace
 from tracking.record import Record
-from tracking.sums import ALL, KINDS, MAX_NAMES, Finished, Kind, Place, Sums, grown, sum_up, window
+from tracking.sums import ALL, KINDS, MAX_NAMES, Kind, Place, Sums, grown, sum_up, window
 from tracking.tallies import Tallies, Window
+from tracking.trace import Decision, DecisionQuality, Status
 
 NOON_US = 1_767_268_800_000_000
 
@@ -43,9 +46,36 @@ def requests(sums: dict[str, Sums]) -> dict[str, int]:
     return {name: one.requests for name, one in sums.items()}
 
 
-def elements(batches: Iterable[Sequence[Finished]]) -> list[bytes]:
+def ended(
+    arrived_us: int = NOON_US,
+    node: str = "n",
+    model: str = "m",
+    policy: str = "p",
+    route: str = "r",
+    status: Status = "completed",
+    quality: DecisionQuality | None = None,
+    regret_tokens: int | None = None,
+    **figures: float | None,
+) -> LiveTrace:
+    """The trace of a request that is over; figures that are left out nobody knows."""
+    one = live(at_us=arrived_us, node=node, model=model, policy=policy, route=route, status=status)
+    if quality is not None:
+        one.decision = Decision(policy, "because", quality, 1, [], 0.0, 0.0, regret_tokens)
+    for name, value in figures.items():
+        assert hasattr(one, name)
+        setattr(one, name, value)
+    return one
+
+
+def elements(batches: Iterable[Sequence[LiveTrace]]) -> list[bytes]:
     """As they are in the log."""
-    return [b"\n".join(map(msgspec.json.encode, batch)) for batch in batches]
+    return [write_lines(map(finished_of, batch))[:-1] for batch in batches]
+
+
+def finished_of(one: LiveTrace) -> Finished:
+    finished = Record(one, "a/1").finished
+    assert finished is not None
+    return finished
 
 
 async def nobody_waits() -> None: ...
@@ -53,14 +83,16 @@ async def nobody_waits() -> None: ...
 
 counts = st.none() | st.integers(0, 1000)
 seconds = st.none() | st.floats(0, 1e4)
-finished_requests = st.builds(
-    Finished,
+ended_requests = st.builds(
+    ended,
     arrived_us=st.integers(-70, 70).map(lambda minutes: NOON_US + 59_000_000 * minutes),
     node=st.sampled_from(["w0", "w1", ""]),
-    route=st.sampled_from(["/generate", "/v1/completions"]),
-    policy=st.just("random"),
     model=st.sampled_from(["m", "m\tn", ""]),
+    policy=st.just("random"),
+    route=st.sampled_from(["/generate", "/v1/completions"]),
     status=st.sampled_from(["completed", "failed"]),
+    quality=st.sampled_from([None, "exact", "missed"]),
+    regret_tokens=counts,
     queue_seconds=seconds,
     ttft_seconds=seconds,
     duration_seconds=seconds,
@@ -69,16 +101,15 @@ finished_requests = st.builds(
     cached_tokens=counts,
     cache_hit_rate=st.none() | st.integers(0, 10_000).map(lambda share: share / 10_000),
     predicted_cached_tokens=counts,
-    regret_tokens=counts,
-    quality=st.sampled_from(["", "exact", "missed"]),
 )
 
 
-def one_by_one(requests: Iterable[Finished]) -> dict[Place, dict[str, Sums]]:
+def one_by_one(requests: Iterable[LiveTrace]) -> dict[Place, dict[str, Sums]]:
     found: dict[Place, dict[str, Sums]] = {}
     for one in requests:
         names: list[tuple[Kind | Literal["all"], str]] = [
-            (ALL, ALL), ("node", one.node), ("model", one.model), ("policy", one.policy), ("route", one.route)
+            (ALL, ALL), ("node", one.node_id), ("model", one.model or ""),
+            ("policy", one.routing_policy), ("route", one.route or ""),
         ]  # fmt: skip
         for kind, name in names:
             for place in (
@@ -91,16 +122,17 @@ def one_by_one(requests: Iterable[Finished]) -> dict[Place, dict[str, Sums]]:
     return found
 
 
-def one_more(sums: Sums, one: Finished) -> None:
+def one_more(sums: Sums, one: LiveTrace) -> None:
     """What the sums with one more request are."""
     tokens, duration, first = one.output_tokens or 0, one.duration_seconds, one.ttft_seconds
     cached, predicted = one.cached_tokens, one.predicted_cached_tokens
     sums.statuses = Counter(sums.statuses) + Counter([one.status])
-    sums.qualities = Counter(sums.qualities) + Counter(filter(None, [one.quality]))
+    if one.decision is not None:
+        sums.qualities = Counter(sums.qualities) + Counter([one.decision.quality])
+        sums.regret_tokens += one.decision.regret_tokens or 0
     sums.input_tokens += one.input_tokens or 0
     sums.output_tokens += tokens
     sums.cached_tokens += cached or 0
-    sums.regret_tokens += one.regret_tokens or 0
     if cached is not None and predicted is not None:
         sums.predicted_tokens += predicted
         sums.prediction_error_tokens += abs(predicted - cached)
@@ -121,16 +153,23 @@ def one_more(sums: Sums, one: Finished) -> None:
 # --- the sums themselves ---------------------------------------------------------------------------
 
 
+def counted(requests: Sequence[LiveTrace]) -> Sums:
+    """Over everything, in the one minute that they are of."""
+    summed = asyncio.run(sum_up(elements([requests]), nobody_waits))
+    return summed[Place("minute", NOON_US // 60_000_000, ALL)][ALL]
+
+
 def test_a_summary_tells_counts_rates_and_distributions():
-    sums = Sums()
-    sums.count(
-        Finished(0, "n", "r", "p", "m", status, queue_seconds=0.5, ttft_seconds=1.0,
-                 duration_seconds=duration, input_tokens=100, output_tokens=11,
-                 cached_tokens=50, cache_hit_rate=0.5, predicted_cached_tokens=70,
-                 regret_tokens=10, quality="exact")
-        for status, duration in (("completed", 2.0), ("completed", 4.0), ("failed", 30.0))
-    )  # fmt: skip
-    sums.count([Finished(0, "n", "r", "p", "m", "cancelled")])
+    outcomes: list[tuple[Status, float]] = [
+        ("completed", 2.0), ("completed", 4.0), ("failed", 30.0),
+    ]  # fmt: skip
+    some = [
+        ended(status=status, queue_seconds=0.5, ttft_seconds=1.0, duration_seconds=duration,
+              input_tokens=100, output_tokens=11, cached_tokens=50, cache_hit_rate=0.5,
+              predicted_cached_tokens=70, quality="exact", regret_tokens=10)
+        for status, duration in outcomes
+    ]  # fmt: skip
+    sums = counted([*some, ended(status="cancelled")])
     shown = sums.summary(60)
     near = pytest.approx
     assert shown == {
@@ -159,10 +198,8 @@ def test_a_summary_tells_counts_rates_and_distributions():
 
 
 def test_a_step_of_a_series_tells_what_is_drawn_and_leaves_out_what_nobody_knows():
-    sums = Sums()
-    assert sums.brief() == {"requests_per_status": {}}
-    sums.count([Finished(0, "n", "r", "p", "m", "completed", ttft_seconds=1.0, duration_seconds=2.0,
-                         cache_hit_rate=0.5)])  # fmt: skip
+    assert Sums().brief() == {"requests_per_status": {}}
+    sums = counted([ended(ttft_seconds=1.0, duration_seconds=2.0, cache_hit_rate=0.5)])
     near = pytest.approx
     assert sums.brief() == {
         "requests_per_status": {"completed": 1},
@@ -183,14 +220,13 @@ def test_of_nothing_a_summary_invents_nothing():
 
 
 def test_an_answer_that_is_no_stream_has_no_first_token_and_no_gaps_between_tokens():
-    sums = Sums()
-    sums.count([Finished(0, "n", "r", "p", "m", "completed", duration_seconds=2, output_tokens=10)])
+    sums = counted([ended(duration_seconds=2.0, output_tokens=10)])
     assert (sums.ttft_seconds, sums.inter_token_seconds) == ({}, {})
     assert sum(sums.tokens_per_second.values()) == 1
 
 
 async def test_a_request_is_summed_up_in_its_minute_and_hour_over_all_and_under_its_names():
-    one = Finished(NOON_US + 61_000_000, "worker-0", "/generate", "random", "", "completed")
+    one = ended(NOON_US + 61_000_000, "worker-0", "", "random", "/generate")
     sums = await sum_up(elements([[one, one]]), nobody_waits)
     minute, hour = NOON_US // 60_000_000 + 1, NOON_US // 3_600_000_000
     names: dict[Kind | Literal["all"], str] = {
@@ -203,14 +239,14 @@ async def test_a_request_is_summed_up_in_its_minute_and_hour_over_all_and_under_
     }
 
 
-@given(st.lists(st.lists(finished_requests, min_size=1, max_size=4), max_size=8))
+@given(st.lists(st.lists(ended_requests, min_size=1, max_size=4), max_size=8))
 def test_sums_are_what_adding_up_request_by_request_gives(batches):
     summed = asyncio.run(sum_up(elements(batches), nobody_waits))
     assert summed == one_by_one(one for batch in batches for one in batch)
 
 
 async def test_others_have_their_turn_while_much_is_summed_up():
-    batch = [Finished(NOON_US, f"n{n}", "r", "p", "m", "completed", 0.1) for n in range(100)]
+    batch = [ended(node=f"n{n}", queue_seconds=0.1) for n in range(100)]
     taken, turns = False, 0
 
     async def call(_script: str, mode: str, *_arguments: object) -> object:
@@ -235,8 +271,9 @@ async def test_others_have_their_turn_while_much_is_summed_up():
 
 
 async def test_sums_come_back_from_bytes_as_they_went():
-    one = Finished(1, "n", "r", "p", "m", "failed", 0.1, 0.2, 0.3, 4, 5, 6, 0.7)
-    sums = await sum_up(elements([[one]]), nobody_waits)
+    one = finished("k").finished
+    assert one is not None
+    sums = await sum_up([write_lines([one])[:-1]], nobody_waits)
     for names in sums.values():
         for under_name in names.values():
             assert msgspec.json.decode(msgspec.json.encode(under_name), type=Sums) == under_name
@@ -357,7 +394,7 @@ async def test_a_backlog_longer_than_one_step_is_summed_up_whole(backend):
     for i in range(45):
         await store.write([finished(f"k{i}")])
     assert (await last_hour(store)).total.requests == 45
-    assert "finished" not in await backend.keys()
+    assert "ended" not in await backend.keys()
 
 
 async def test_windows_see_arrivals_within_them(backend):
@@ -395,7 +432,7 @@ async def test_names_with_separators_or_endless_ones_are_summed_up_too(backend):
 async def test_the_keys_of_sums_expire(backend):
     store = backend.store(ttl_seconds=3600)
     await store.write([finished("k")])
-    assert (await backend.keys())["finished"] > 0
+    assert (await backend.keys())["ended"] > 0
     await last_hour(store)
     sums = {name: ttl for name, ttl in (await backend.keys()).items() if name.count(":") == 3}
     assert {name.rsplit(":", 1)[1] for name in sums} == {"all", *KINDS}

@@ -19,7 +19,7 @@ if mode == 'all' then
   if newest < now + AHEAD_US then cut = math.max(now, newest) end
   redis.call('HSET', P .. 'settings', 'floor', text(cut + 1))
   redis.call('HINCRBY', P .. 'settings', 'epoch', 1) -- the tallies of before are left to expire
-  redis.call('DEL', P .. 'finished')
+  redis.call('DEL', P .. 'ended')
   redis.call('HINCRBY', P .. 'settings', 'summed', 1) -- what is being summed up is of before, too
   redis.call('EXPIRE', P .. 'settings', settings.ttl + SLACK_SECONDS)
   redis.call('SET', P .. 'total', '0')

@@ -12,7 +12,7 @@
 -- read and counted at one position, and a second one finds that it has moved.
 local MINUTES_LIVE = 4 * 3600 -- longer windows are read by the hour
 local MOST_BYTES = 524288
-local log = P .. 'finished'
+local log = P .. 'ended'
 local now = time_us()
 local settings = fleet_settings(now)
 local mode = ARGV[3]

@@ -170,8 +170,8 @@ if #latest > 0 and call('ZADD', P .. 'nodes-seen', 'GT', unpack(latest)) > 0 the
 end
 
 if #counted > 0 then
-  local length = call('RPUSH', P .. 'finished', counted_facts())
-  if length == 1 then call('EXPIRE', P .. 'finished', lives) end
+  local length = call('RPUSH', P .. 'ended', counted_facts())
+  if length == 1 then call('EXPIRE', P .. 'ended', lives) end
 end
 local function count(k, kind, name, n, amount)
   if name == '' then return end
@@ -214,7 +214,7 @@ end
 -- What a batch touches is not renewed each time: the slack of a lifetime covers the second between.
 if renew then
   call('HSET', P .. 'settings', 'renewed', text(now))
-  for _, name in ipairs({'all', 'settings', 'nodes-seen', 'owners', 'finished'}) do
+  for _, name in ipairs({'all', 'settings', 'nodes-seen', 'owners', 'ended'}) do
     call('EXPIRE', P .. name, lives)
   end
   trim(P .. 'nodes-seen')
