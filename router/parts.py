@@ -162,6 +162,7 @@ class Parts:
                 None if self.span_export is None else self.span_export.ended,
             ),
             pools=self.pools,
+            outbox=self.outbox,
             gate=self.gate,
             budget=RetryBudget(),
             headers=HeaderRules(

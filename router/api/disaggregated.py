@@ -22,6 +22,7 @@ from router.api.inference import Run
 from router.api.leg import Leg
 from router.api.prefill_leg import SILENT, PrefillLeg
 from router.api.relay import Exchange
+from router.api.sending import carry
 from router.core.answers import AnswerFacts
 from router.core.disaggregation import (
     NOT_GENERATING,
@@ -176,7 +177,16 @@ class PairRun(Run):
         finally:
             self.facts.target_worker = target
 
-    async def attempt(self) -> None:
+    def attempt(self) -> None:
+        """Send it to two workers. Raises what `choose_again` raises."""
+        self.choose_again()
+        self.wait(self._at_both, self.answered)
+
+    async def carry(self, exchange: Exchange, worker: Worker, body: bytes) -> None:
+        """Send the request to `worker`, with this body, and wait for the end of `exchange`."""
+        await carry(self.sending_of(exchange, worker, body), exchange)
+
+    async def _at_both(self) -> None:
         """The decode worker's answer, relayed; or why it was not: it is in `exchange` then."""
         prefill, leg = self.prefill, self.leg
         assert prefill is not None and leg is not None

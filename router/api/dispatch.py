@@ -8,13 +8,12 @@ own endpoints, which are looked up in a table.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
 from router.api.access import Access
-from router.api.connection import ClientConnection
+from router.api.connection import ClientConnection, Serving
 from router.api.cors import Cors, lines
 from router.api.disaggregated import run_of
 from router.api.forwarding import Forwarding
@@ -22,7 +21,7 @@ from router.api.guest import SERVER_NAME
 from router.api.http import error_response, method_not_allowed
 from router.api.incoming import Incoming
 from router.api.inference import Run
-from router.api.refusal import refused
+from router.api.refusal import Refused
 from router.api.request import Request
 from router.api.request_log import RequestLog
 from router.api.routing import Match, MethodNotAllowed, RouteTable, check_path, split_target
@@ -87,9 +86,7 @@ class Dispatcher:
 
     # -- to a worker -----------------------------------------------------------------------
 
-    def forward(
-        self, request: Request, client: ClientConnection
-    ) -> Coroutine[Any, Any, None] | None:
+    def forward(self, request: Request, client: ClientConnection) -> Serving | None:
         """Send a request to a worker; None for requests that are not for workers."""
         place = self._places.get(request.target)
         if place is None:
@@ -119,7 +116,7 @@ class Dispatcher:
         client: ClientConnection,
         place: Place,
         forwarded: Forwarded,
-    ) -> Coroutine[Any, Any, None]:
+    ) -> Serving:
         arrived = self._clock.now()
         arrived_us = self._clock.unix_us(arrived)
         key = uuid7(arrived_us, self._random_bits)
@@ -138,7 +135,7 @@ class Dispatcher:
                 self._access.check("key", headers.get("authorization"))
         except RouterError as error:
             self._count(method, forwarded.label, error.status, error.code, arrived, request_id)
-            return refused(client, request, error, own)
+            return Refused(client, request, error, own)
         asked = request.asked
         ids = None if self._spans is None else self._spans.begin(asked.traceparent or "")
         incoming = Incoming(
@@ -160,8 +157,7 @@ class Dispatcher:
         )
         shared = self._forwarding
         pairs = shared.pairs
-        run = Run(shared, incoming) if pairs is None else run_of(shared, incoming, pairs)
-        return run.run()
+        return Run(shared, incoming) if pairs is None else run_of(shared, incoming, pairs)
 
     # -- our own endpoints -----------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from router.core.retry import RetryBudget, RetrySettings
 from router.fleet import Fleet, Group
 from router.metrics.record import Metrics
 from router.models import Models
+from router.outbox import Outbox
 from router.policies.base import Policy
 from router.upstream.abort import Aborter
 from router.upstream.pools import Pools
@@ -88,6 +89,7 @@ class Forwarding:
         caches: Caches,
         recorder: Recorder,
         pools: Pools,
+        outbox: Outbox,
         gate: Gate,
         budget: RetryBudget,
         headers: HeaderRules,
@@ -108,6 +110,7 @@ class Forwarding:
         self.caches = caches
         self.recorder = recorder
         self.pools = pools
+        self.outbox = outbox
         self.gate = gate
         self.budget = budget
         self.headers = headers

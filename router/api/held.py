@@ -86,7 +86,7 @@ class MergingExchange(HeldExchange):
     def prefilled(self, logprobs: InputLogprobs) -> None:
         """The prefill worker has answered."""
         self._logprobs = logprobs
-        if self.done.done() or not self.begun:
+        if self.over or not self.begun:
             return
         self._go_on()
         if self._paused and not self._client.writing_paused():

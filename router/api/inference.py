@@ -3,15 +3,15 @@
     read body -> facts -> admission -> [ choose worker -> send -> relay ] -> trace
 
 The bracket is an attempt; it repeats (another worker) only while nothing has gone to the client.
-Whatever happens, `finally` gives the worker back and writes exactly one terminal status, without
-awaiting: when a client leaves, this coroutine is cancelled at whatever it awaits.
+Whatever happens, also when a client leaves, `end` gives the worker back and writes exactly one terminal
+status, without waiting for anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final, TypeVar
 
 from router.api.edits import with_own_rid, with_served_model
@@ -22,7 +22,7 @@ from router.api.leg import Leg
 from router.api.record import RequestRecord
 from router.api.refusal import refuse
 from router.api.relay import ClientFacts, Exchange, Owner
-from router.api.sending import carry
+from router.api.sending import Sending, stale
 from router.core.answer_head import AnswerHead, Framing
 from router.core.answers import AnswerFacts
 from router.core.engines import engine_named
@@ -54,11 +54,17 @@ UNREAD: Final = RequestFacts(route="")
 
 log = logging.getLogger("router.requests")
 
+Wait = Callable[[], Coroutine[Any, Any, None]]
+
 E = TypeVar("E", bound=Exchange)
 
 
 class Run(Owner):
-    """One request while it runs: what it holds and must give back. Its exchanges tell it how they go."""
+    """One request while it runs: what it holds and must give back. Its exchanges tell it how they go.
+
+    It goes from step to step. A step that needs nothing that is not there calls the next one; else a task
+    waits, and goes on. So most requests need none: they wait for an exchange only, which tells us its end.
+    """
 
     def __init__(self, shared: Forwarding, incoming: Incoming) -> None:
         request = incoming.request
@@ -79,66 +85,99 @@ class Run(Owner):
         self.leg: Leg | None = None  # of the last attempt
         self.exchange: Exchange | None = None
         self.tried: list[Worker] = []
+        self.sending: Sending | None = None
         self.pause_seconds = 0.0  # before the next attempt
-
-    async def run(self) -> None:
-        """All of it, to whatever end. Then the client's connection hears whether it may stay."""
-        shared, incoming = self.shared, self.incoming
+        self.stop_waiting: Callable[[], bool] | None = None
+        self.over = False
         shared.open_requests += 1
-        self.counted = shared.metrics.request_received(incoming.label, incoming.request.method)
+        self.counted = shared.metrics.request_received(incoming.label, request.method)
         shared.budget.request(incoming.arrived)
-        error: RouterError | None = None
-        stay = False
-        try:
-            try:
-                if not self.enter():
-                    await self.wait_to_enter()
-                while True:
-                    self.choose_again()
-                    await self.attempt()
-                    if not self.again():
-                        break
-                    if self.pause_seconds > 0:
-                        await asyncio.sleep(self.pause_seconds)
-                exchange = self.exchange
-                assert exchange is not None
-                error = exchange.error
-                if error is not None:
-                    stay = self.break_off(exchange)
-                else:
-                    if incoming.client.writing_paused():
-                        # An answer counts as delivered when a client that fell behind has taken it.
-                        await incoming.client.drained()
-                    stay = self.client_facts.keep_alive and not exchange.until_close()
-            except RouterError as raised:
-                # Its traceback, and that of what it came from, hold the frames that hold it: circles.
-                error = raised.with_traceback(None)
-                error.__context__ = None
-            except asyncio.CancelledError:
-                error = self.why_cancelled()
-                raise
-            except Exception:
-                error = InternalError("internal error")
-                log.exception(
-                    "request %s to %s crashed", incoming.request_id, incoming.target[:200]
-                )
-            finally:
-                # No await from here on: this also runs when the client has left.
-                now = shared.clock.now()
-                self.end_attempt(error, now)
-                if self.ticket is not None:
-                    shared.gate.leave(self.ticket)
-                shared.open_requests -= 1
-                self.finish(error, now)
-                relayed = self.exchange is not None and self.exchange.relayed()
-                # It knows us, too: a circle that only the collector would free.
-                self.exchange = None
-            if error is not None and not relayed:
-                stay = refuse(incoming.client, incoming.request, error, incoming.answer_headers)
-        finally:
-            incoming.client.served(stay)
 
-    def why_cancelled(self) -> RouterError | None:
+    # -- from step to step -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """The first step: as far as nothing is to be waited for, mostly to a worker."""
+        if self.over:
+            return
+        try:
+            if self.enter():
+                self.attempt()
+            else:
+                self.wait(self.wait_to_enter, self.attempt)
+        except Exception as raised:
+            self.fail(raised)
+
+    def go_on(self) -> None:
+        """The step behind an exchange."""
+        if self.over:
+            return
+        try:
+            self.answered()
+        except Exception as raised:
+            self.fail(raised)
+
+    def wait(self, it_is_there: Wait, step: Callable[[], None]) -> None:
+        """Take `step` when `it_is_there()` has been awaited."""
+        self.stop_waiting = self.shared.spawn(self.wait_and_go_on(it_is_there, step), "request")
+
+    async def wait_and_go_on(self, it_is_there: Wait, step: Callable[[], None]) -> None:
+        try:
+            await it_is_there()
+            self.stop_waiting = None
+            step()
+        except Exception as raised:
+            self.stop_waiting = None
+            self.fail(raised)
+
+    # -- ends, from wherever it is ---------------------------------------------------------
+
+    def leave(self) -> None:
+        """The client has left, or the router stops."""
+        if not self.over:
+            self.end(self.why_left(), stay=False)
+
+    def fail(self, raised: Exception) -> None:
+        """A step raised it: that is the answer, where the client has seen nothing of another."""
+        incoming, exchange = self.incoming, self.exchange
+        if isinstance(raised, RouterError):
+            # Its traceback, and that of what it came from, hold the frames that hold it: circles.
+            error = raised.with_traceback(None)
+            error.__context__ = None
+        else:
+            error = InternalError("internal error")
+            words = "request %s to %s crashed"
+            log.error(words, incoming.request_id, incoming.target[:200], exc_info=raised)
+        if self.over:
+            return
+        stay = False
+        if exchange is None or not exchange.relayed():
+            stay = refuse(incoming.client, incoming.request, error, incoming.answer_headers)
+        self.end(error, stay)
+
+    def end(self, error: RouterError | None, stay: bool) -> None:
+        """Give everything back, and write exactly one terminal status. Then the client's connection
+        hears whether it may `stay`."""
+        self.over = True
+        shared = self.shared
+        try:
+            if self.stop_waiting is not None:
+                self.stop_waiting()
+            if self.sending is not None:
+                self.sending.over()
+            elif self.exchange is not None:
+                self.exchange.abort()
+            now = shared.clock.now()
+            self.end_attempt(error, now)
+            if self.ticket is not None:
+                shared.gate.leave(self.ticket)
+            shared.open_requests -= 1
+            self.finish(error, now)
+        finally:
+            # They know us, too: circles that only the collector would free.
+            self.exchange = self.sending = self.stop_waiting = None
+            self.incoming.client.served(stay)
+
+    def why_left(self) -> RouterError | None:
         """None for a client that left with all of its answer: OpenAI's closes at `[DONE]`, without
         waiting for the body to end."""
         if self.shared.stopping:
@@ -212,6 +251,60 @@ class Run(Owner):
 
     # -- attempts --------------------------------------------------------------------------
 
+    def attempt(self) -> None:
+        """Send it to a worker, another one than before. Raises what `choose_again` raises."""
+        self.choose_again()
+        assert self.leg is not None
+        self.exchange = exchange = self.relaying(Exchange)
+        expected = self.leg.choice.expected_seconds
+        if expected is not None and not self.facts.stream:
+            exchange.prefill_seconds = expected
+        self.sending = self.sending_of(exchange, self.leg.worker, self.body)
+        if not self.sending.at_once():
+            self.connect(self.sending)
+
+    def connect(self, sending: Sending) -> None:
+        self.wait(sending.connect, self.connected)
+
+    def connected(self) -> None:
+        """Mostly the exchange has begun now. It is over where there is no connection, or was so before."""
+        exchange = self.exchange
+        if exchange is not None and exchange.over:
+            self.answered()
+
+    def answered(self) -> None:
+        """An exchange is over. Raises its error where it is the last one, and the client has seen nothing
+        of an answer."""
+        exchange, sending = self.exchange, self.sending
+        assert exchange is not None
+        if sending is not None:
+            if stale(exchange):
+                self.connect(sending)
+                return
+            sending.over()
+            self.sending = None
+        if self.again(exchange):
+            if self.pause_seconds > 0:
+                self.wait(self.pause, self.attempt)
+            else:
+                self.attempt()
+        elif exchange.error is not None:
+            self.end(exchange.error, self.break_off(exchange))
+        elif self.incoming.client.writing_paused():
+            # An answer counts as delivered when a client that fell behind has taken it.
+            self.wait(self.incoming.client.drained, self.delivered)
+        else:
+            self.delivered()
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self.pause_seconds)
+
+    def delivered(self) -> None:
+        """The client has all of a worker's answer."""
+        exchange = self.exchange
+        assert exchange is not None
+        self.end(None, self.client_facts.keep_alive and not exchange.until_close())
+
     def choose_again(self) -> None:
         """Take a worker, another one than before. Raises NoWorker, or the error of the last attempt."""
         try:
@@ -222,11 +315,8 @@ class Run(Owner):
                 raise self.exchange.error from None
             raise
 
-    def again(self) -> bool:
-        """Whether another attempt is to follow, after `pause_seconds`. Raises the error of this one
-        where it is the last, and the client has seen nothing of an answer."""
-        exchange = self.exchange
-        assert exchange is not None
+    def again(self, exchange: Exchange) -> bool:
+        """Whether another attempt is to follow, after `pause_seconds`. Raises what `answered` raises."""
         error = exchange.error
         if exchange.relayed() or (error is None and exchange.refused is None):
             return False
@@ -274,15 +364,6 @@ class Run(Owner):
         series.chose(decision)
         return Leg(choice, permit, series, decision, queue_size)
 
-    def attempt(self) -> Coroutine[Any, Any, None]:
-        """One worker's answer, relayed; or why it was not: it is in `exchange` then."""
-        assert self.leg is not None
-        self.exchange = exchange = self.relaying(Exchange)
-        expected = self.leg.choice.expected_seconds
-        if expected is not None and not self.facts.stream:
-            exchange.prefill_seconds = expected
-        return self.carry(exchange, self.leg.worker, self.body)
-
     def relaying(self, kind: type[E]) -> E:
         """An exchange between the worker that was chosen and the client."""
         assert self.leg is not None
@@ -297,9 +378,9 @@ class Run(Owner):
             self.shared.clock.now,
         )
 
-    def carry(self, exchange: Exchange, worker: Worker, body: bytes) -> Coroutine[Any, Any, None]:
-        """Send the request to `worker`, with this body, and wait for the end of `exchange`."""
-        return carry(self.shared, self.incoming, self.record, exchange, worker, body)
+    def sending_of(self, exchange: Exchange, worker: Worker, body: bytes) -> Sending:
+        """The request, with this body, on its way to `worker`."""
+        return Sending(self.shared, self.incoming, self.record, exchange, worker, body)
 
     # -- what an exchange tells (`Owner`) --------------------------------------------------
 
@@ -336,6 +417,11 @@ class Run(Owner):
         """A stream has told the engine's id."""
         if self.facts.engine_request_id is None:
             self.record.known_as(engine_request_id)
+
+    def exchange_over(self) -> None:
+        """Unless something is waited for, which goes on by itself."""
+        if self.stop_waiting is None and not self.over:
+            self.shared.outbox.afterwards(self.go_on)
 
     # -- again? ----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from router.api.held import HeldExchange, MergingExchange
 from router.api.inference import Run
 from router.api.leg import Leg
 from router.api.relay import ClientFacts, ClientStream, Exchange, Owner
+from router.api.sending import carry
 from router.core.answer_head import AnswerHead, Framing
 from router.core.disaggregation import is_transfer_trouble
 from router.core.logprobs import InputLogprobs
@@ -106,6 +107,9 @@ class PrefillLeg(Owner):
     def known_as(self, engine_request_id: str) -> None:
         """The decode worker's is the request's."""
 
+    def exchange_over(self) -> None:
+        """Who carries it waits for that."""
+
     # -- its life ----------------------------------------------------------------------------
 
     def start(self, body: bytes, decode: HeldExchange) -> None:
@@ -114,7 +118,7 @@ class PrefillLeg(Owner):
         self._stop = self._run.shared.spawn(self._beside(body, decode), name)
 
     async def _beside(self, body: bytes, decode: HeldExchange) -> None:
-        await self._run.carry(self.exchange, self.worker, body)
+        await carry(self._run.sending_of(self.exchange, self.worker, body), self.exchange)
         if self.over:
             return
         self.error = self._trouble()
@@ -128,7 +132,7 @@ class PrefillLeg(Owner):
 
     async def carry(self, body: bytes) -> None:
         """Ask the worker; its answer is then in `kept`, or `error` is set."""
-        await self._run.carry(self.exchange, self.worker, body)
+        await carry(self._run.sending_of(self.exchange, self.worker, body), self.exchange)
         self.error = self._trouble()
         self.end(self.error)
 

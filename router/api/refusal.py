@@ -34,12 +34,23 @@ def refuse(client: ClientConnection, request: Request, error: RouterError, own: 
     return request.keep_alive
 
 
-async def refused(
-    client: ClientConnection, request: Request, error: RouterError, own: bytes
-) -> None:
-    """`refuse`, for whom a coroutine is due."""
-    stay = False
-    try:
-        stay = refuse(client, request, error, own)
-    finally:
-        client.served(stay)
+class Refused:
+    """A request that is only refused, to be served as those are that go to a worker."""
+
+    def __init__(
+        self, client: ClientConnection, request: Request, error: RouterError, own: bytes
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._error = error
+        self._own = own
+
+    def start(self) -> None:
+        stay = False
+        try:
+            stay = refuse(self._client, self._request, self._error, self._own)
+        finally:
+            self._client.served(stay)
+
+    def leave(self) -> None:
+        """Nothing is held for it."""

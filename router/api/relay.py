@@ -2,8 +2,7 @@
 
 An `Exchange` sits between an `UpstreamConnection` and a `ClientStream` and runs inside the
 worker's `data_received`: bytes are written to the client first and looked at afterwards. The
-coroutine that started it sleeps until `done`. An exchange never raises; how it went is in its
-fields:
+owner is told when it is `over`. An exchange never raises; how it went is in its fields:
 
 * `error` is set: the worker's side broke, or a time limit ended it;
 * `refused` is the head of an answer that was not relayed because another attempt is to be made;
@@ -80,6 +79,10 @@ class Owner:
         """Told once, soon after the engine has said it."""
         raise NotImplementedError
 
+    def exchange_over(self) -> None:
+        """It has ended by itself, by a time limit, or by an `abort`. Told from within a read or a write."""
+        raise NotImplementedError
+
 
 class ClientFacts:
     """What the answer's framing depends on."""
@@ -134,12 +137,13 @@ class Exchange(AnswerReceiver):
         "_readable",
         "_told_id",
         "_unsent",
+        "_waiter",
         "arrived",
-        "done",
         "error",
         "first_byte_at",
         "head",
         "last_byte_at",
+        "over",
         "prefill_seconds",
         "refused",
         "scanner",
@@ -180,15 +184,16 @@ class Exchange(AnswerReceiver):
         self.head: AnswerHead | None = None
         self.refused: AnswerHead | None = None
         self.error: RouterError | None = None
-        self.done: Future[None] = get_running_loop().create_future()
+        self.over = False
+        self._waiter: Future[None] | None = None
 
     def begin(self, connection: UpstreamConnection, head: bytes, body: bytes, now: float) -> None:
         """Send the request over `connection`; also again, after a stale connection."""
         self.sent_at = self.last_byte_at = now
-        if self.done.done():
+        if self.over:
             if not isinstance(self.error, StaleConnection):  # ended while it was being connected
                 return
-            self.done = get_running_loop().create_future()
+            self.over = False
             self.error = None
         self._connection = connection
         self.worker_name = connection.name
@@ -306,11 +311,10 @@ class Exchange(AnswerReceiver):
     def abort(self) -> None:
         """The client has gone, or we end it: free the worker at once."""
         connection, self._connection = self._connection, None
-        if connection is not None:  # also when `done` was cancelled with who awaited it
+        if connection is not None:
             self._client.attach(None)
             connection.abort()
-        if not self.done.done():
-            self.done.set_result(None)
+        self._ended()
 
     # -- time ------------------------------------------------------------------------------
 
@@ -340,7 +344,7 @@ class Exchange(AnswerReceiver):
 
     def end(self, error: RouterError) -> None:
         """End the exchange, if it still runs, for a reason that is ours."""
-        if not self.done.done():
+        if not self.over:
             self.error = error
             self.abort()
 
@@ -385,8 +389,22 @@ class Exchange(AnswerReceiver):
     def _finish(self) -> None:
         self._connection = None
         self._client.attach(None)
-        if not self.done.done():
-            self.done.set_result(None)
+        self._ended()
+
+    def _ended(self) -> None:
+        if self.over:
+            return
+        self.over = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._owner.exchange_over()
+
+    async def ended(self) -> None:
+        """Wait until it is over."""
+        if not self.over:
+            self._waiter = get_running_loop().create_future()
+            await self._waiter
 
 
 FORBIDDEN_TRAILERS = frozenset(

@@ -1,4 +1,4 @@
-"""Sending a request to the worker that was chosen, and waiting until its exchange is over."""
+"""Sending a request to the worker that was chosen."""
 
 from __future__ import annotations
 
@@ -16,23 +16,40 @@ from router.upstream.connection import UpstreamConnection
 from router.upstream.pool import ConnectionPool
 
 
-async def carry(
-    shared: Forwarding,
-    incoming: Incoming,
-    record: RequestRecord,
-    exchange: Exchange,
-    worker: Worker,
-    body: bytes,
-) -> None:
-    """Send the request to `worker`, with this body, and wait for the end of `exchange`."""
-    request = incoming.request
-    if worker.rank is not None:
-        body = with_rank(request, incoming.path, body, worker, worker.rank)
-    pool = shared.pools.of(worker)
-    shared.watch.add(exchange)
-    connection = None
-    try:
-        head = shared.headers.request_head(
+class Sending:
+    """A request on its way to a worker, with this body, and the connection it has there until `over`."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_exchange",
+        "_head",
+        "_incoming",
+        "_pool",
+        "_record",
+        "_shared",
+    )
+
+    def __init__(
+        self,
+        shared: Forwarding,
+        incoming: Incoming,
+        record: RequestRecord,
+        exchange: Exchange,
+        worker: Worker,
+        body: bytes,
+    ) -> None:
+        request = incoming.request
+        if worker.rank is not None:
+            body = with_rank(request, incoming.path, body, worker, worker.rank)
+        self._shared = shared
+        self._incoming = incoming
+        self._record = record
+        self._exchange = exchange
+        self._pool: ConnectionPool = shared.pools.of(worker)
+        self._connection: UpstreamConnection | None = None
+        self._body = body
+        self._head = shared.headers.request_head(
             request.method,
             incoming.target,
             headers_for(worker, incoming, record),
@@ -41,29 +58,64 @@ async def carry(
             len(body) if request.has_body else None,
             request.written if incoming.span_ids is None else {},
         )
-        now = shared.clock.now()
+        shared.watch.add(exchange)
+
+    def at_once(self) -> bool:
+        """Send it over a connection that is there. False without one."""
         # What must not be repeated never goes onto a connection that may just be closing.
-        connection = pool.take_idle(now) if incoming.generates else None
+        if not self._incoming.generates:
+            return False
+        now = self._shared.clock.now()
+        connection = self._pool.take_idle(now)
         if connection is None:
-            connection = await connect(shared, incoming, pool)
-            now = shared.clock.now()
-        exchange.begin(connection, head, body, now)
-        if record.sent_at is None:
-            record.sent_at = exchange.sent_at
-        await exchange.done
-        if isinstance(exchange.error, StaleConnection):
-            # Closed by the worker before any byte: the request cannot have been acted upon.
-            connection = await connect(shared, incoming, pool)
-            exchange.begin(connection, head, body, shared.clock.now())
-            await exchange.done
-    except UpstreamError as error:
-        exchange.error = error
-    finally:
-        shared.watch.discard(exchange)
-        exchange.abort()
+            return False
+        self._begin(connection, now)
+        return True
+
+    async def connect(self) -> None:
+        """Send it over a new connection, or tell the exchange why there is none."""
+        try:
+            connection = await connect(self._shared, self._incoming, self._pool)
+        except UpstreamError as error:
+            self._exchange.answer_broken(error)
+        else:
+            self._begin(connection, self._shared.clock.now())
+
+    def _begin(self, connection: UpstreamConnection, now: float) -> None:
+        self._connection = connection
+        self._exchange.begin(connection, self._head, self._body, now)
+        if self._record.sent_at is None:
+            self._record.sent_at = now
+
+    def over(self) -> None:
+        """The exchange is over, or is to be: give the connection back."""
+        shared = self._shared
+        shared.watch.discard(self._exchange)
+        self._exchange.abort()
         # Also when the client left just as its answer ended: nobody else would close it.
+        connection = self._connection
         if connection is not None:
-            pool.give_back(connection, shared.clock.now())
+            self._connection = None
+            self._pool.give_back(connection, shared.clock.now())
+
+
+def stale(exchange: Exchange) -> bool:
+    """Its connection was closed by the worker before any byte: the request cannot have been acted upon,
+    and is to go over another one."""
+    return isinstance(exchange.error, StaleConnection)
+
+
+async def carry(sending: Sending, exchange: Exchange) -> None:
+    """Send it, and wait for the end of its exchange."""
+    try:
+        if not sending.at_once():
+            await sending.connect()
+        await exchange.ended()
+        if stale(exchange):
+            await sending.connect()
+            await exchange.ended()
+    finally:
+        sending.over()
 
 
 def headers_for(worker: Worker, incoming: Incoming, record: RequestRecord) -> RawHeaders:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
 
 from aiohttp import web
 
-from router.api.connection import ClientConnection
+from router.api.connection import ClientConnection, Serving
 from router.api.guard import ConnectionLimits, Room
 from router.api.request import Request
 from router.outbox import Outbox, end_of_turn
@@ -21,7 +20,7 @@ LEAST_TIMEOUT_SECONDS = 0.01
 BACKLOG = 4096
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Forward = Callable[[Request, ClientConnection], Coroutine[Any, Any, None] | None]
+Forward = Callable[[Request, ClientConnection], Serving | None]
 
 
 class Listener:
@@ -116,8 +115,8 @@ class Listener:
         """End every connection; aiohttp's handlers have `timeout_seconds` to finish."""
         self.stop_accepting()
         await self._tasks.cancel()
-        running = [task for c in tuple(self._open) if (task := c.cut()) is not None]
-        await asyncio.gather(*running, return_exceptions=True)
+        for connection in tuple(self._open):
+            connection.cut()
         if self.server is not None:
             # aiohttp takes 0 for no limit at all.
             await self.server.shutdown(max(timeout_seconds, LEAST_TIMEOUT_SECONDS))

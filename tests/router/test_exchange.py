@@ -91,6 +91,7 @@ class Bench(Owner):
         on_head: Callable[[AnswerHead, Framing], bytes | None] = lambda _head, _framing: OUR_HEAD,
     ) -> None:
         self.now = 100.0
+        self.told = 0
         self.on_head = on_head
         self.client = Client()
         self.wire = Wire()
@@ -116,6 +117,9 @@ class Bench(Owner):
 
     def known_as(self, engine_request_id: str) -> None:
         pass
+
+    def exchange_over(self) -> None:
+        self.told += 1
 
     def begin(self) -> None:
         self.exchange.begin(self.connection, b"POST / HTTP/1.1\r\n\r\n", b"body", self.now)
@@ -144,8 +148,9 @@ async def test_what_one_read_brought_goes_to_the_client_before_the_next_is_read(
     assert bench.client.sent == OUR_HEAD + chunk(EVENT)
     bench.worker_says(chunk(EVENT) + b"0\r\n\r\n")
     assert bench.client.sent == OUR_HEAD + chunk(EVENT) * 2 + b"0\r\n\r\n"
-    assert bench.exchange.done.done()
+    assert bench.exchange.over
     assert bench.exchange.error is None
+    assert bench.told == 1
     assert bench.client.attached is None
     assert bench.connection.reusable()
 
@@ -230,6 +235,8 @@ async def test_a_paused_exchange_can_be_aborted():
     bench.worker_says(HEAD + chunk(EVENT))
     bench.exchange.pause()
     bench.exchange.abort()
+    bench.exchange.abort()
+    assert bench.told == 1
     assert bench.wire.aborted
     assert bench.client.attached is None
 
@@ -240,7 +247,7 @@ async def test_the_worker_is_freed_when_the_coroutine_that_waits_is_cancelled():
 
     async def wait() -> None:
         try:
-            await bench.exchange.done
+            await bench.exchange.ended()
         finally:
             bench.exchange.abort()
 
@@ -259,7 +266,7 @@ async def test_a_worker_that_says_nothing_has_until_the_first_byte_limit(seconds
     bench = Bench()
     bench.begin()
     bench.at(seconds)
-    assert bench.exchange.done.done() is (error is not None)
+    assert bench.exchange.over is (error is not None)
     assert type(bench.exchange.error) is (error or type(None))
     assert bench.wire.aborted is (error is not None)
 
@@ -270,10 +277,10 @@ async def test_silence_inside_an_answer_ends_it_but_not_while_the_client_is_behi
     bench.worker_says(HEAD + chunk(EVENT))
     bench.exchange.pause()
     bench.at(30)
-    assert not bench.exchange.done.done()
+    assert not bench.exchange.over
     bench.exchange.resume()
     bench.at(31.9)
-    assert not bench.exchange.done.done()
+    assert not bench.exchange.over
     bench.at(32.1)
     assert isinstance(bench.exchange.error, IdleTimeout)
     assert bench.exchange.relayed()
@@ -291,7 +298,7 @@ async def test_the_total_limit_counts_also_while_the_client_is_behind():
 async def test_the_first_byte_limit_does_not_run_before_the_request_is_sent():
     bench = Bench()
     bench.at(50)
-    assert not bench.exchange.done.done()
+    assert not bench.exchange.over
 
 
 async def test_an_exchange_that_ended_while_connecting_sends_nothing():
@@ -353,7 +360,7 @@ async def test_an_answer_may_come_in_pieces_of_any_size(cut: int):
     bench.begin()
     for start in range(0, len(whole), cut):
         bench.worker_says(whole[start : start + cut])
-    assert bench.exchange.done.done()
+    assert bench.exchange.over
     sizes, body = bench.client.sent.removeprefix(OUR_HEAD), b""
     while not sizes.startswith(b"0\r\n"):
         size, _, rest = sizes.partition(b"\r\n")
@@ -378,6 +385,6 @@ async def test_an_answer_that_ends_more_than_its_client_takes_leaves_a_connectio
     bench.worker_says(HEAD)
     bench.client.on_write = bench.exchange.pause
     bench.worker_says(chunk(EVENT) + b"0\r\n\r\n")
-    assert bench.exchange.done.done()
+    assert bench.exchange.over
     assert bench.connection.reusable()
     assert bench.wire.reading

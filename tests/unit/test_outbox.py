@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from router.outbox import MOST_HELD, Outbox, end_of_turn
 
 
@@ -108,6 +110,53 @@ def test_what_is_written_while_others_are_sent_goes_with_the_next() -> None:
     assert turn.log == [("", b"1")]
     turn.ends()
     assert turn.log == [("", b"1"), ("", b"2")]
+
+
+def test_steps_come_behind_the_writes_of_their_turn_and_before_what_they_write() -> None:
+    turn = Turn()
+    wire = Wire(turn.log)
+
+    def step() -> None:
+        turn.log.append(("step", b""))
+        turn.outbox.write(wire, b"2")
+
+    turn.outbox.afterwards(step)
+    turn.outbox.afterwards(step)
+    turn.outbox.write(wire, b"1")
+    assert len(turn.asked) == 1
+    assert turn.log == []
+    turn.ends()
+    assert turn.log == [("", b"1"), ("step", b""), ("step", b""), ("", b"2"), ("", b"2")]
+    assert turn.asked == []
+
+
+def test_a_step_that_asks_for_another_one_gets_it_in_the_next_turn() -> None:
+    turn = Turn()
+
+    def other() -> None:
+        turn.log.append(("other", b""))
+
+    turn.outbox.afterwards(lambda: turn.outbox.afterwards(other))
+    turn.ends()
+    assert turn.log == []
+    turn.ends()
+    assert turn.log == [("other", b"")]
+
+
+def test_a_step_that_crashes_is_logged_and_takes_no_other_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    turn = Turn()
+    wire = Wire(turn.log)
+
+    def crash() -> None:
+        raise RuntimeError("a bug")
+
+    turn.outbox.afterwards(crash)
+    turn.outbox.afterwards(lambda: turn.outbox.write(wire, b"1"))
+    turn.ends()
+    assert turn.log == [("", b"1")]
+    assert "crashed" in caplog.text
 
 
 async def test_the_loop_ends_the_turn() -> None:
