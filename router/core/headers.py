@@ -66,7 +66,6 @@ TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 AUTHORIZATION: Final = b"authorization"
 CONNECTION: Final = b"connection"
 UNSOUND_REQUEST: Final = "the head of the request has characters that must not be in it"
-END: Final = (b"", b"")  # the empty line, when lines are joined
 # Of these the lines are kept no longer than they are needed.
 SECRET: Final = frozenset(
     (AUTHORIZATION, b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key")
@@ -147,11 +146,12 @@ class HeaderRules:
         theirs = written.get(authorized)
         if theirs is None:
             theirs = written[authorized] = self._theirs(raw_headers, authorized)
-        lines = [first, *worker.head_lines, _asked(id_line) + theirs]
+        length = b""
         if content_length is not None:
-            lines.append(b"Content-Length: " + str(content_length).encode())
-        lines += END
-        return b"\r\n".join(lines)
+            length = b"\r\nContent-Length: " + str(content_length).encode()
+        return b"".join(
+            (first, worker.head_lines, b"\r\n", _asked(id_line), theirs, length, b"\r\n\r\n")
+        )
 
     def _theirs(self, raw_headers: RawHeaders, authorized: bool) -> bytes:
         """Those of a client's headers that go on, each behind the end of a line. `authorized`: without

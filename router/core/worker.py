@@ -39,23 +39,23 @@ def normalise_worker_url(url: str) -> str:
 
 def head_lines(
     host: str, port: int, *, tls: bool, api_key: str | None, rank: int | None = None
-) -> tuple[bytes, ...]:
-    """The header lines that every request to one worker has: `Host`, its rank and its key if it has
-    one. vLLM and newer SGLang read the rank there.
+) -> bytes:
+    """The header lines that every request to one worker has, each behind the end of another: `Host`, its
+    rank and its key if it has one. vLLM and newer SGLang read the rank there.
 
     Raises ValueError for a key that cannot be in a header.
     """
     name = f"[{host}]" if ":" in host else host
     if port != DEFAULT_PORTS["https" if tls else "http"]:
         name = f"{name}:{port}"
-    lines: tuple[bytes, ...] = (b"Host: " + name.encode(),)
+    lines = b"\r\nHost: " + name.encode()
     if rank is not None:
-        lines += (b"X-Data-Parallel-Rank: %d" % rank,)
+        lines += b"\r\nX-Data-Parallel-Rank: %d" % rank
     if api_key is None:
         return lines
     if VISIBLE.fullmatch(api_key) is None:
         raise ValueError("a worker's key has characters that cannot be in a header")
-    return (*lines, b"Authorization: Bearer " + api_key.encode())
+    return lines + b"\r\nAuthorization: Bearer " + api_key.encode()
 
 
 def _split(url: str) -> SplitResult:
