@@ -37,7 +37,7 @@ HOT: Final = tuple(
         "router": "caches clock fleet member models outbox",
         "router/api": (
             "access connection dispatch forwarding gate incoming inference known_head leg record relay"
-            " request request_log routing sending watch"
+            " request request_log routing sending taking watch"
         ),
         "router/core": (
             "admission ages answer_head answers asked blocks breaker chunks engines evictions facts followers headers health ids kept"

@@ -23,6 +23,7 @@ from router.api.leg import Leg
 from router.api.prefill_leg import SILENT, PrefillLeg
 from router.api.relay import Exchange
 from router.api.sending import carry
+from router.api.taking import take_worker
 from router.core.answers import AnswerFacts
 from router.core.disaggregation import (
     NOT_GENERATING,
@@ -163,7 +164,8 @@ class PairRun(Run):
         self.record.routed(leg, before, now)
 
     def pick(self, group: Group, tried: Collection[Worker], now: float) -> Leg:
-        """A worker that the request names is meant for the part that this worker can do."""
+        """One of `group`, with its permit. A worker that the request names is meant for the part that it
+        can do. Raises NoWorker."""
         target = self.facts.target_worker
         if target is not None and any(
             worker.node_id == target
@@ -173,7 +175,7 @@ class PairRun(Run):
         ):
             self.facts.target_worker = None
         try:
-            return super().pick(group, tried, now)
+            return take_worker(self.shared, group, self.facts, tried, now)
         finally:
             self.facts.target_worker = target
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from router.api.edits import with_own_rid, with_served_model
@@ -23,13 +23,13 @@ from router.api.record import RequestRecord
 from router.api.refusal import refuse
 from router.api.relay import ClientFacts, Exchange, Owner
 from router.api.sending import Sending, stale
+from router.api.taking import take_worker
 from router.core.answer_head import AnswerHead, Framing
 from router.core.answers import AnswerFacts
 from router.core.engines import engine_named
 from router.core.facts import BadBody, RequestFacts, read_facts
 from router.core.outcome import answer_trouble, not_computed, terminal_status, trace_error
 from router.core.retry import Failure, GiveUp, Situation, next_move, parse_retry_after
-from router.core.rounding import rounded
 from router.core.usage import ResponseScanner
 from router.core.worker import Worker
 from router.errors import (
@@ -45,8 +45,6 @@ from router.errors import (
     TotalTimeout,
 )
 from router.fleet import Group
-from router.policies.base import Choice, NoTarget
-from router.policies.receipt import receipt
 
 STOPPED: Final = "the router was stopped before the answer was whole"
 ABORTING: Final = (ClientGone, FirstByteTimeout, IdleTimeout, TotalTimeout)
@@ -328,41 +326,11 @@ class Run(Owner):
     def choose(self) -> None:
         """Take a worker, and write down why. Raises NoWorker."""
         now = self.shared.clock.now()
-        self.leg = leg = self.pick(self.group, self.tried, now)
+        self.leg = leg = take_worker(self.shared, self.group, self.facts, self.tried, now)
         self.tried.append(leg.worker)
         leg.queue(self.facts.input_tokens)
         self.shared.caches.routed(self.facts.blocks, leg.worker)
         self.record.routed(leg, leg, now)
-
-    def pick(self, group: Group, tried: Collection[Worker], now: float) -> Leg:
-        """One of `group`, with its permit. Raises NoWorker."""
-        shared = self.shared
-        candidates = group.candidates(now, tried)
-        if not candidates:
-            raise NoWorker(group.why_none())
-        policy, others = group.policy, shared.fleet.others
-        try:
-            choice: Choice = policy.choose(self.facts, candidates, now)
-        except NoTarget as reason:
-            raise NoWorker(str(reason)) from None
-        worker = choice.worker
-        queue_size = worker.load
-        permit = worker.begin(now)
-        if permit is None:  # its breaker's last probe was taken between the two questions
-            raise NoWorker(group.why_none())
-        limit = shared.settings.receipt_candidates
-        decision = receipt(
-            choice,
-            candidates,
-            policy.name,
-            rounded(shared.clock.now() - now),
-            None if limit is None else limit + 1,
-            rounded(age) if (age := others.age_seconds(now)) else 0.0,
-            others.quality(now),
-        )
-        series = shared.metrics.worker(worker)
-        series.chose(decision)
-        return Leg(choice, permit, series, decision, queue_size)
 
     def relaying(self, kind: type[E]) -> E:
         """An exchange between the worker that was chosen and the client."""
