@@ -1,11 +1,15 @@
 """What `--processes N` gives: `python -m bench.scaling`.
 
-    python -m bench.scaling [--processes 1 --processes 2] [--case json-1k] [--seconds 2.5] [--rounds 3]
+    python -m bench.scaling [--processes 1 --processes 2] [--share] [--case json-1k] [--seconds 2.5] [--rounds 3]
 
 The compiled router with 1, 2, ... processes on all cores but the one of the load. Where there are as
 many such cores as processes, requests a second should grow with them. Where there are fewer, what
 can be seen is what more processes cost: CPU a request, memory, and how evenly connections are dealt
 (`busiest`: the share of the busiest process, 1/N at best).
+
+With --share the router has the core of the load, too, so that two cores are enough to see what processes
+that run at the same time cost each other: CPU a request, which stays what it is with one process where
+they scale. Requests a second then say nothing.
 """
 
 from __future__ import annotations
@@ -46,12 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     names = [case.name for case in CASES]
     parser.add_argument("--processes", action="append", type=int, help="repeatable; default: 1, 2")
+    parser.add_argument("--share", action="store_true", help="all cores, also the one of the load")
     parser.add_argument("--case", choices=names, default="json-1k")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.5)
     asked = parser.parse_args(argv)
     case = next(case for case in CASES if case.name == asked.case)
-    cores = os.sched_getaffinity(0) - {LOAD_CORE}
+    cores = os.sched_getaffinity(0)
+    if not asked.share:
+        cores = cores - {LOAD_CORE}
     targets = {n: ours("--processes", str(n)) for n in asked.processes or COUNTS}
     results: dict[int, list[Measurement]] = {n: [] for n in targets}
     try:
