@@ -22,7 +22,6 @@ from router.api.inference import Run
 from router.api.leg import Leg
 from router.api.prefill_leg import SILENT, PrefillLeg
 from router.api.relay import Exchange
-from router.api.sending import carry
 from router.api.taking import take_worker
 from router.core.answers import AnswerFacts
 from router.core.disaggregation import (
@@ -184,10 +183,6 @@ class PairRun(Run):
         self.choose_again()
         self.wait(self._at_both, self.answered)
 
-    async def carry(self, exchange: Exchange, worker: Worker, body: bytes) -> None:
-        """Send the request to `worker`, with this body, and wait for the end of `exchange`."""
-        await carry(self.sending_of(exchange, worker, body), exchange)
-
     async def _at_both(self) -> None:
         """The decode worker's answer, relayed; or why it was not: it is in `exchange` then."""
         prefill, leg = self.prefill, self.leg
@@ -207,7 +202,7 @@ class PairRun(Run):
         prefill.start(body, exchange)
         if prefill.worker.rank is not None:
             body = with_fields(body, {PREFILL_RANK: b"%d" % prefill.worker.rank})
-        await self.carry(exchange, worker, body)
+        await self.sending_of(exchange, worker, body).carry()
         if isinstance(exchange.error, SILENT) and not prefill.over:
             exchange.error = self._whose_silence(prefill, exchange, worker)
 
@@ -232,7 +227,8 @@ class PairRun(Run):
         exchange.error = prefill.error
         if prefill.error is None:
             self.record.decoding(leg, self.shared.clock.now())
-            await self.carry(exchange, leg.worker, for_decode(self.body, prefill.kept.body))
+            body = for_decode(self.body, prefill.kept.body)
+            await self.sending_of(exchange, leg.worker, body).carry()
 
     def body_began(self) -> None:
         """The answer has begun, so the input is computed."""

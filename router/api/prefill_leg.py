@@ -9,7 +9,6 @@ from router.api.held import HeldExchange, MergingExchange
 from router.api.inference import Run
 from router.api.leg import Leg
 from router.api.relay import ClientFacts, ClientStream, Exchange, Owner
-from router.api.sending import carry
 from router.core.answer_head import AnswerHead, Framing
 from router.core.disaggregation import is_transfer_trouble
 from router.core.logprobs import InputLogprobs
@@ -118,7 +117,7 @@ class PrefillLeg(Owner):
         self._stop = self._run.shared.spawn(self._beside(body, decode), name)
 
     async def _beside(self, body: bytes, decode: HeldExchange) -> None:
-        await carry(self._run.sending_of(self.exchange, self.worker, body), self.exchange)
+        await self._run.sending_of(self.exchange, self.worker, body).carry()
         if self.over:
             return
         self.error = self._trouble()
@@ -132,7 +131,7 @@ class PrefillLeg(Owner):
 
     async def carry(self, body: bytes) -> None:
         """Ask the worker; its answer is then in `kept`, or `error` is set."""
-        await carry(self._run.sending_of(self.exchange, self.worker, body), self.exchange)
+        await self._run.sending_of(self.exchange, self.worker, body).carry()
         self.error = self._trouble()
         self.end(self.error)
 

@@ -81,6 +81,19 @@ class Sending:
         else:
             self._begin(connection, self._shared.clock.now())
 
+    async def carry(self) -> None:
+        """Send it, and wait for the end of its exchange."""
+        exchange = self._exchange
+        try:
+            if not self.at_once():
+                await self.connect()
+            await exchange.ended()
+            if stale(exchange):
+                await self.connect()
+                await exchange.ended()
+        finally:
+            self.over()
+
     def _begin(self, connection: UpstreamConnection, now: float) -> None:
         self._connection = connection
         self._exchange.begin(connection, self._head, self._body, now)
@@ -103,19 +116,6 @@ def stale(exchange: Exchange) -> bool:
     """Its connection was closed by the worker before any byte: the request cannot have been acted upon,
     and is to go over another one."""
     return isinstance(exchange.error, StaleConnection)
-
-
-async def carry(sending: Sending, exchange: Exchange) -> None:
-    """Send it, and wait for the end of its exchange."""
-    try:
-        if not sending.at_once():
-            await sending.connect()
-        await exchange.ended()
-        if stale(exchange):
-            await sending.connect()
-            await exchange.ended()
-    finally:
-        sending.over()
 
 
 def headers_for(worker: Worker, incoming: Incoming, record: RequestRecord) -> RawHeaders:
